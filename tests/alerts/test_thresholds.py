@@ -20,11 +20,21 @@ from .exchanges import exchange
 from .findings import never_silenced
 from .observed_traffic import ObservedTraffic
 
-SHARES = {"error_rate", "provider_error_rate", "quota_warning", "budget_warning"}
-INVALID_NUMBERS = [0, -1, True, "1", math.nan, math.inf, 10**400, [1]]
-WHOLE = {"error_min_requests", "provider_failures", "min_rpm_requests_1m", "min_tpm_tokens_1m"} | {
-    metric for metric in METRICS if metric != "global_qps"
+SHARES = {
+    "error_rate",
+    "provider_error_rate",
+    "upstream_quota",
+    "quota_warning",
+    "budget_warning",
 }
+INVALID_NUMBERS = [0, -1, True, "1", math.nan, math.inf, 10**400, [1]]
+WHOLE = {
+    "error_min_requests",
+    "provider_failures",
+    "credential_rejections",
+    "min_rpm_requests_1m",
+    "min_tpm_tokens_1m",
+} | {metric for metric in METRICS if metric != "global_qps"}
 WAITS = {
     "provider_error_hold",
     "provider_latency_hold",
@@ -41,11 +51,17 @@ RANGES = {
     "global_qps": ("0.001", "1e+15"),
     "provider_429_rpm": ("0.001", "1e+15"),
     "provider_latency_p95": ("0.001", "2592000"),
+    "stalled_first_byte": ("0.001", "2592000"),
+    "stalled_stream": ("0.001", "2592000"),
 }
 NUMBERS = set(Thresholds.fields()) - WAITS - FLAGS - set(RANGES)
 OPTIONAL = {*METRICS, "error_rate", "provider_failures", "provider_error_rate"} | {
     "provider_latency_p95",
     "provider_429_rpm",
+    "credential_rejections",
+    "stalled_first_byte",
+    "stalled_stream",
+    "upstream_quota",
     "quota_warning",
     "budget_warning",
 }

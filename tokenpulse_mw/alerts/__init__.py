@@ -4,7 +4,16 @@ from .engine import AlertEngine
 from .fleet import Fleet
 from .lifecycle import Finding, Severity, Subject
 from .middleware import AlertMiddleware
-from .rules import Budget, Quota, Rule, budget, default_rules, quota_exceeded
+from .rules import (
+    Budget,
+    Quota,
+    Rule,
+    budget,
+    default_rules,
+    quota_exceeded,
+    stalled_request,
+    upstream_quota_low,
+)
 from .sinks import (
     AlertEvent,
     AlertmanagerSink,
@@ -65,4 +74,6 @@ __all__ = [
     "budget",
     "default_rules",
     "quota_exceeded",
+    "stalled_request",
+    "upstream_quota_low",
 ]

@@ -26,7 +26,7 @@ class Subject(NamedTuple):
     """The subject of an alert.
 
     Attributes:
-        kind: "master", "key", "apikey", "provider", "budget" or "system".
+        kind: "master", "key", "apikey", "provider", "budget", "route" or "system".
         id: Unique among its kind.
         name: Display name.
     """

@@ -59,6 +59,9 @@ _OFF_COUNT = Range(whole=True, optional=True)
 _OFF_NUMBER = Range(least=0.001, optional=True)
 
 
+_OFF_SECONDS = Range(least=0.001, most=_MAX_SECONDS, optional=True)
+
+
 _OFF_SHARE = Range(most=1, optional=True)
 
 
@@ -125,6 +128,13 @@ class Thresholds:
         provider_429_rpm: Responses with 429 in a minute, from a provider or from the gateway's own
             limit, that must be exceeded.
         provider_429_hold: Seconds that it must be exceeded before the alert fires.
+        credential_rejections: Responses with 401 or 403 in a row from which an upstream credential
+            is rejected.
+        stalled_first_byte: Seconds without a byte of the response from which a request is stalled.
+        stalled_stream: Seconds without a further byte from which the response to a POST that has
+            begun is stalled.
+        upstream_quota: Remaining share of a provider's rate limit from which the alert is a
+            warning.
         quota_warning: Used share of a key's quota from which the alert is a warning.
         budget_warning: Used share of a key's budget in money from which the alert is a warning.
         resolve_ratio: Part of the threshold of a severity below which an alert loses that
@@ -153,12 +163,14 @@ class Thresholds:
     provider_failures: int | None = _value(10, _OFF_COUNT)
     provider_error_rate: float | None = _value(0.05, _OFF_SHARE)
     provider_error_hold: float = _value(300, _WAIT)
-    provider_latency_p95: float | None = _value(
-        5, Range(least=0.001, most=_MAX_SECONDS, optional=True)
-    )
+    provider_latency_p95: float | None = _value(5, _OFF_SECONDS)
     provider_latency_hold: float = _value(300, _WAIT)
     provider_429_rpm: float | None = _value(10, _OFF_NUMBER)
     provider_429_hold: float = _value(120, _WAIT)
+    credential_rejections: int | None = _value(5, _OFF_COUNT)
+    stalled_first_byte: float | None = _value(600, _OFF_SECONDS)
+    stalled_stream: float | None = _value(120, _OFF_SECONDS)
+    upstream_quota: float | None = _value(0.1, _OFF_SHARE)
     quota_warning: float | None = _value(0.9, _OFF_SHARE)
     budget_warning: float | None = _value(0.8, _OFF_SHARE)
     resolve_ratio: float = _value(0.8, Range(least=0.01, most=1))

@@ -28,7 +28,7 @@ _MAX_MERGED = 64  # inner middlewares whose merged dispatcher is cached
 
 
 class FinishedRecorder(Protocol):
-    """What a recorder knows beside the exchange."""
+    """Recorder whose exchange has ended."""
 
     is_text_error: bool
     quota_headers: list[tuple[bytes, bytes]] | None

@@ -41,7 +41,7 @@ def upstream_failed(*, method: str, status: int, outcome: str, limited: bool) ->
 
 
 class UpstreamQuota(NamedTuple):
-    """What a provider's response says is left of one of its rate limits.
+    """State of one of a provider's rate limits, as its response reports it.
 
     Attributes:
         unit: `requests` or `tokens`.

@@ -139,7 +139,7 @@ class QuotaPool(NamedTuple):
 
 
 class UpstreamQuotas:
-    """What is left of the providers' rate limits.
+    """Last known state of the providers' rate limits.
 
     `ExchangeMiddleware` adds what responses report. Each provider, credential, model and unit has
     an entry; the oldest of more than 1,000 is evicted. An entry is removed five minutes after its

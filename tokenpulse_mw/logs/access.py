@@ -25,9 +25,9 @@ class AccessLog:
     """Observer that logs each exchange.
 
     A line begins with method, route template and status. `name=value` pairs follow: provider,
-    outcome, duration and time to first byte in seconds, tokens, model, `limited` and the request
-    id. Unknown values are omitted. The record has the same fields as attributes, so that JSON lines
-    have them too. Paths, queries, headers and bodies are never logged.
+    outcome, fault, duration and time to first byte in seconds, tokens, model, `limited` and the
+    request id. Unknown values are omitted. The record has the same fields as attributes, so that
+    JSON lines have them too. Paths, queries, headers and bodies are never logged.
 
     Failed exchanges are logged as WARN: a status of 500 or above, an error, or a response that
     ended early.
@@ -100,6 +100,7 @@ def _fields(exchange: Exchange, include: Iterable[str]) -> dict[str, Any]:
         "status": exchange.status,
         "provider": exchange.provider,
         "outcome": exchange.outcome,
+        "fault": exchange.fault,
         "duration": round(exchange.duration, 4),
         "time_to_first_byte": _rounded(exchange.time_to_first_byte),
         "input_tokens": None if usage is None else usage.input,

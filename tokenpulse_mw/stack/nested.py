@@ -8,7 +8,15 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Scope
 
-from ..exchange import ExchangeMiddleware, Observer, ObserverLike, Providers, recorder_of
+from ..exchange import (
+    ExchangeMiddleware,
+    Observer,
+    ObserverLike,
+    Providers,
+    RequestsInProgress,
+    UpstreamQuotas,
+    recorder_of,
+)
 from ..ratelimit import Policy, RateLimited
 from ..usage import Prices
 
@@ -56,6 +64,8 @@ class GatewayExchangeMiddleware(ExchangeMiddleware):
         observers: Iterable[ObserverLike],
         provider: Providers,
         prices: Prices | None = None,
+        in_progress: RequestsInProgress | None = None,
+        quotas: UpstreamQuotas | None = None,
     ) -> None:
         super().__init__(
             app,
@@ -63,6 +73,8 @@ class GatewayExchangeMiddleware(ExchangeMiddleware):
             provider=provider,
             request_model=True,
             prices=prices,
+            in_progress=in_progress,
+            quotas=quotas,
         )
         self._gateway = gateway
         self._warned = False

@@ -21,11 +21,19 @@ from starlette.types import ASGIApp, Scope
 
 from ..alerts import AlertEngine, MemoryAlertStore, Sink, Thresholds
 from ..config import Settings
-from ..exchange import Models, ObserverLike, Providers, RouteGroup, has_route
+from ..exchange import (
+    Models,
+    ObserverLike,
+    Providers,
+    RequestsInProgress,
+    RouteGroup,
+    UpstreamQuotas,
+    has_route,
+)
 from ..health import AnyCheck, Credentials, HealthRouter, drain_on_sigterm
 from ..lifespan import background_tasks
 from ..logs import AccessLog, RequestIdMiddleware
-from ..metrics import HttpMetrics, metrics_routes
+from ..metrics import ExchangeGauges, HttpMetrics, metrics_routes
 from ..ratelimit import (
     FROM_LIMIT,
     RESPONSES,
@@ -50,7 +58,7 @@ from ..usage import Prices, PriceTable
 from ..web.auth import TenantOf
 from . import defaults, limits
 from .config_file import ConfigFile
-from .dashboard import create_dashboard
+from .dashboard import LivePage
 from .defaults import configure_logs
 from .gauges import Gauges
 from .nested import Gateway, GatewayExchangeMiddleware
@@ -111,6 +119,8 @@ class TokenPulse:
         policies: All limits, also those made by `limit`, whose limiters can be inspected and reset.
         health: The health endpoints, and whether the service is draining.
         prices: The prices; None if only reported costs are known.
+        in_progress: The requests in progress in this process.
+        upstream: What is left of the providers' rate limits, as this process saw it.
         routes: The endpoints that `install` and `wrap` add.
 
     Raises:
@@ -153,6 +163,7 @@ class TokenPulse:
         limits.warn_of_local(self.settings, shared, given)
         self.policies = [*self._outer_policies, *inner]
         self.metrics = defaults.metrics(self.settings, shared, metrics, models)
+        self.in_progress, self.upstream = RequestsInProgress(), UpstreamQuotas()
         self.engine = defaults.engine(
             self.settings,
             shared,
@@ -161,6 +172,8 @@ class TokenPulse:
             thresholds=thresholds,
             sinks=sinks,
             models=self.metrics.models,
+            in_progress=self.in_progress,
+            upstream=self.upstream,
         )
         defaults.warn_if_unused(self.settings, engine=engine, metrics=metrics)
         admin, scraper = defaults.admin_guard(self.settings), defaults.metrics_guard(self.settings)
@@ -174,8 +187,15 @@ class TokenPulse:
         )
         scrape = metrics_routes(self.metrics, authorize=scraper)
         operate = defaults.admin_routes(self.settings, self.engine, self.policies, admin)
-        self._dashboard = create_dashboard(
-            self.settings, self.engine, self.metrics, self.health, self.providers, service=service
+        self._dashboard = LivePage(
+            self.settings,
+            self.engine,
+            self.metrics,
+            self.health,
+            self.providers,
+            service=service,
+            in_progress=self.in_progress,
+            upstream=self.upstream,
         )
         page, live = self._dashboard.endpoints(admin)
         own_usage = defaults.tenant_routes(self.settings, self.engine, usage_tenant)
@@ -212,6 +232,8 @@ class TokenPulse:
         self.engine.add_listener(self.metrics)
         self._lookups = Gauges(self.engine, self.policies, self.health)
         self._lookups.show_in(self.metrics)
+        self._exchange_gauges = ExchangeGauges(self.in_progress, self.upstream)
+        self._exchange_gauges.show_in(self.metrics)
         is_from_settings = policies is None and limit is limits.FROM_SETTINGS
         self._config_files = [
             ConfigFile(self.settings, policy)
@@ -410,6 +432,7 @@ class TokenPulse:
         self.metrics.clear()
         self.health.clear()
         self.providers.seen.clear()
+        self.upstream.clear()
         self._dashboard.clear()
 
     @contextmanager
@@ -440,7 +463,7 @@ class TokenPulse:
         await exits.enter_async_context(self._dashboard.running())
         drains = drain_on_sigterm(self.health, delay=self.settings.drain_delay)
         await exits.enter_async_context(drains)
-        watches = [file.watch for file in self._config_files]
+        watches = [self.in_progress.watch, *(file.watch for file in self._config_files)]
         await exits.enter_async_context(background_tasks(*watches))
         if unshared := defaults.unshared(self.settings, self.policies, self.engine, self.metrics):
             await exits.enter_async_context(background_tasks(partial(warn_of_workers, unshared)))
@@ -470,6 +493,8 @@ class TokenPulse:
             "observers": [*ours, *observers],
             "provider": self.providers,
             "prices": self.prices,
+            "in_progress": self.in_progress,
+            "quotas": self.upstream,
         }
         GatewayExchangeMiddleware(Router(), **options)  # invalid options are rejected here
         return [*ids, (GatewayExchangeMiddleware, options)]

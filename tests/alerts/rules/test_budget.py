@@ -342,9 +342,9 @@ async def test_damaged_report_has_no_finding() -> None:
     await rule.refresh()
     scenario = Scenario()
     quotas = {
-        ("dollars", "acme"): (math.nan, 10.0, math.nan),
-        ("dollars", "umbrella"): (9.0, math.inf, 0.0),
-        ("", "quota"): (9.0, 10.0, 0.0),
+        ("budget", "dollars", "acme"): (math.nan, 10.0, math.nan),
+        ("budget", "dollars", "umbrella"): (9.0, math.inf, 0.0),
+        ("quota_exceeded", "", "quota"): (9.0, 10.0, 0.0),
     }
     finish(scenario.traffic.apply(Bucket(0, Profile.of(scenario.thresholds), quotas=quotas)))
 

@@ -30,6 +30,7 @@ def test_default_rules_are_all_rules_without_a_source() -> None:
         "rate_limit",
         "error_spike",
         "provider_down",
+        "credential_rejected",
         "traffic_spike",
         "high_error_rate",
         "high_latency",

@@ -56,7 +56,7 @@ BUCKETS = st.builds(
     failures_by_upstream=counts(st.tuples(st.sampled_from(["key", "provider"]), NAME, UPSTREAM)),
     upstreams=counts(UPSTREAM),
     outcomes=st.dictionaries(UPSTREAM, OUTCOMES, max_size=3),
-    quotas=st.dictionaries(st.tuples(NAME, NAME), USAGE, max_size=3),
+    quotas=st.dictionaries(st.tuples(NAME, NAME, NAME), USAGE, max_size=3),
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..traffic.statistics import wilson_lower_bound
 from .budget import Budget, budget
+from .credential_rejected import credential_rejected
 from .error_rates import error_spike, high_error_rate
 from .inhibition import inhibited, outages
 from .latency import high_latency
@@ -11,13 +12,16 @@ from .provider_down import provider_down
 from .quota import Quota, quota_exceeded
 from .rate_limits import rate_limit, rate_limit_exceeded
 from .rule import Rule, rule_name
+from .stalled_request import stalled_request
 from .traffic_spike import traffic_spike
+from .upstream_quota_low import upstream_quota_low
 
 __all__ = [
     "Budget",
     "Quota",
     "Rule",
     "budget",
+    "credential_rejected",
     "default_rules",
     "error_spike",
     "high_error_rate",
@@ -29,17 +33,23 @@ __all__ = [
     "rate_limit",
     "rate_limit_exceeded",
     "rule_name",
+    "stalled_request",
     "traffic_spike",
+    "upstream_quota_low",
     "wilson_lower_bound",
 ]
 
 
 def default_rules() -> list[Rule]:
-    """Return all rules except `quota_exceeded` and `budget`, which need a source."""
+    """Return all rules except those that need a source.
+
+    These are `quota_exceeded`, `budget`, `stalled_request` and `upstream_quota_low`.
+    """
     return [
         rate_limit,
         error_spike,
         provider_down,
+        credential_rejected,
         traffic_spike,
         high_error_rate,
         high_latency,

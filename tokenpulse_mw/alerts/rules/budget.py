@@ -126,13 +126,13 @@ class BudgetRule:
         yield from self._own()
         if self.per_process:
             for key, usage in traffic.quotas.items():
-                if key[0]:
+                if key[0] == self.name:
                     yield key, usage
 
     def _own(self) -> Iterator[tuple[QuotaKey, Usage]]:
         for key, used, limit, policy, ends in self._source.rows:
             if limit > 0:
-                yield (policy, key), (used, limit, ends)
+                yield (self.name, policy, key), (used, limit, ends)
 
     def _entry(self, row: Any) -> _Entry:
         key, used, limit, policy, reset_after = Budget(*row)
@@ -193,7 +193,7 @@ class _Entry(NamedTuple):
     ends: float
 
 
-def _identity(row: Any) -> QuotaKey:
+def _identity(row: Any) -> tuple[str, str]:
     return parse_identity(row[3]), parse_identity(row[0])
 
 
@@ -258,7 +258,7 @@ class _State(NamedTuple):
 
 
 def _finding(key: QuotaKey, state: _State, threshold: float, thresholds: Thresholds) -> Finding:
-    policy, identity = key
+    _, policy, identity = key
     share = state.share
     steps: Steps = ((1, "critical"), (threshold, "warning"))
     subject = Subject("budget", identity)

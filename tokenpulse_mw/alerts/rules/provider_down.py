@@ -26,6 +26,8 @@ class _ProviderDown:
         if threshold is None:
             return
         for (kind, identity), streak in traffic.upstreams.failing():
+            if kind == "auth":
+                continue
             fires = (
                 streak.failures >= threshold
                 and streak.recent_failures * 2 >= streak.recent_outcomes

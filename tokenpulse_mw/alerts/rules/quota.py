@@ -93,15 +93,15 @@ class QuotaExceeded:
             return {}
         await self.refresh()
         return near_limit(
-            (("", quota.key), (quota.used, quota.limit, 0.0))
+            ((self.name, "", quota.key), (quota.used, quota.limit, 0.0))
             for quota in self.quotas
             if quota.limit is not None
         )
 
     def _reported(self, traffic: Traffic) -> Iterator[Quota]:
         if self.per_process:
-            for (policy, key), (used, limit, _) in traffic.quotas.items():
-                if not policy:
+            for (rule, _, key), (used, limit, _) in traffic.quotas.items():
+                if rule == self.name:
                     yield Quota(key, used, limit)
 
 

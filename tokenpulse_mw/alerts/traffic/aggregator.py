@@ -175,7 +175,8 @@ class TrafficAggregator:
         """Add the use of keys near their quota or budget to the bucket of `now`."""
         self.seal(now)
         valid = {
-            (valid_text(policy), valid_text(key)): usage for (policy, key), usage in quotas.items()
+            (rule, valid_text(part), valid_text(key)): usage
+            for (rule, part, key), usage in quotas.items()
         }
         merge_quotas(self._bucket.quotas, valid)
 
@@ -265,6 +266,8 @@ class TrafficAggregator:
         failed_at: Sequence[int] = ()
         if traffic_class.outcomes is not None:
             failed_at = _ALWAYS if traffic_class.is_failure else traffic_class.outcomes.failed_at
+        elif traffic_class.is_rejected and traffic_class.authentications is not None:
+            failed_at = _ALWAYS
         row = self._rows[key] = [0, 0, None, failed_at, traffic_class]
         return row
 
@@ -274,12 +277,21 @@ class TrafficAggregator:
         traffic_class = TrafficClass(
             TrafficKey(*key), count_client_errors=self.profile.count_client_errors
         )
-        upstream, outcomes = traffic_class.upstream, self._bucket.outcomes
-        if upstream is not None and (upstream in outcomes or len(outcomes) < self._max_names):
-            traffic_class.outcomes = outcomes.setdefault(upstream, Outcomes())
-            traffic_class.outcomes.name = traffic_class.provider or traffic_class.outcomes.name
+        traffic_class.outcomes = self._outcomes_of(traffic_class.upstream, traffic_class)
+        traffic_class.authentications = self._outcomes_of(traffic_class.credential, traffic_class)
         self._classes[key] = traffic_class
         return traffic_class
+
+    def _outcomes_of(
+        self, upstream: Upstream | None, traffic_class: TrafficClass
+    ) -> Outcomes | None:
+        """Return the outcomes of an upstream in the open bucket; None if the bucket is full."""
+        outcomes = self._bucket.outcomes
+        if upstream is None or (upstream not in outcomes and len(outcomes) >= self._max_names):
+            return None
+        found = outcomes.setdefault(upstream, Outcomes())
+        found.name = traffic_class.provider or found.name
+        return found
 
     def _record_outcome(self, traffic_class: Any, now: float) -> None:
         """Record a failure, or the first success after failures, in its order.
@@ -287,13 +299,17 @@ class TrafficAggregator:
         The order is exact even if the clock stands still: a failure is a microsecond later than
         the successes that `_count_rows` records with their time.
         """
-        failed = traffic_class.is_failure
+        failed = traffic_class.is_failure or traffic_class.is_rejected
         time = max(self._microseconds(now) + failed, self._last_outcome + 1)
         self._last_outcome = time
-        if failed:
+        if traffic_class.is_rejected:
+            traffic_class.authentications.fail(time)
+        elif failed:
             traffic_class.outcomes.fail(time)
         else:
             traffic_class.outcomes.succeed(time)
+            if traffic_class.authentications is not None:
+                traffic_class.authentications.succeed(time)
 
     def _microseconds(self, now: float) -> int:
         return max(int((now + self._offset) * 1e6), self._first_outcome)
@@ -319,11 +335,12 @@ class TrafficAggregator:
                     add(bucket.failures_by_upstream, failure, requests, OVERFLOW_FAILURE)
             elif traffic_class.limited:
                 add(bucket.limited, tenant, requests, OVERFLOW)
-            if succeeded_at is not None and traffic_class.outcomes:
+            if succeeded_at is not None:
                 time = self._microseconds(succeeded_at)
-                outcomes = traffic_class.outcomes
-                outcomes.last_success = max(outcomes.last_success, time)
-                self._last_outcome = max(self._last_outcome, time)
+                for outcomes in (traffic_class.outcomes, traffic_class.authentications):
+                    if outcomes is not None:
+                        outcomes.last_success = max(outcomes.last_success, time)
+                        self._last_outcome = max(self._last_outcome, time)
         for traffic_class in classes:
             self._count_class(traffic_class, traffic_class.requests)
             traffic_class.requests = 0

@@ -22,12 +22,12 @@ PROTOCOL = 1  # version of encoded buckets and windows
 FailureKey = tuple[str, str, Upstream]
 
 
-# Name of the policy of a budget, or "" for a quota; and the key.
-QuotaKey = tuple[str, str]
+# Name of the rule, a part of it such as the policy of a budget, and the key.
+QuotaKey = tuple[str, str, str]
 
 
 # Use and limit of a key, and the end of the window in seconds since the epoch, or 0 if it is not
-# known; the limit is above 0.
+# known; the limit is above 0. The third number of a stalled request is that of the requests.
 Usage = tuple[float, float, float]
 
 

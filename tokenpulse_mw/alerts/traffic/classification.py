@@ -7,7 +7,8 @@ from typing import NamedTuple
 from ...exchange import UNKNOWN, upstream_failed
 from .streaks import Outcomes
 
-# "apikey" and the id of the annotated credential, otherwise "provider" and its name.
+# "apikey" and the id of the annotated credential, otherwise "provider" and its name. The
+# authentications of a credential are outcomes of "auth" and its id: 401 and 403 are failures.
 Upstream = tuple[str, str]
 
 
@@ -47,13 +48,19 @@ class TrafficClass:
         fails_key: Counts as a failure of the key.
         upstream: The upstream whose health the outcome shows, if any.
         outcomes: Outcomes of the upstream in the current bucket.
+        is_rejected: The provider rejected the credential.
+        credential: The credential whose authentication failed or succeeded, if any.
+        authentications: Outcomes of this credential in the current bucket.
     """
 
     __slots__ = (
+        "authentications",
         "bucket",
+        "credential",
         "fails_key",
         "is_failure",
         "is_rated",
+        "is_rejected",
         "is_traffic",
         "limited",
         "outcomes",
@@ -76,6 +83,11 @@ class TrafficClass:
         self.fails_key = self.is_failure or (count_client_errors and key.status >= 400)
         self.upstream = self._upstream(key)
         self.outcomes: Outcomes | None = None
+        self.is_rejected = self.is_rated and key.status in (401, 403) and bool(key.credential)
+        self.credential: Upstream | None = None
+        if key.credential and (self.is_rejected or (self.upstream and not self.is_failure)):
+            self.credential = ("auth", valid_text(key.credential))
+        self.authentications: Outcomes | None = None
 
     def _upstream(self, key: TrafficKey) -> Upstream | None:
         failed = upstream_failed(

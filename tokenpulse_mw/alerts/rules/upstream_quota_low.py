@@ -1,0 +1,138 @@
+"""Rule for rate limits of providers that are nearly used up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import msgspec
+
+from ...exchange import UpstreamQuotas
+from ..lifecycle import Finding, Severity, Subject
+from ..thresholds import Thresholds
+from ..traffic.bucket import QuotaKey, Usage, merge_quotas
+from ..traffic.traffic import Traffic
+from .rule import escaped
+from .source import near_limit
+
+
+class _Limit(NamedTuple):
+    """A rate limit of a provider, as processes report it."""
+
+    provider: str
+    credential: str
+    group: str
+    model: str
+    unit: str
+
+
+_LIMITS = msgspec.json.Decoder(_Limit)
+
+
+class UpstreamQuotaLow:
+    """The rule that `upstream_quota_low` returns."""
+
+    name = "upstream_quota_low"
+
+    def __init__(self, quotas: UpstreamQuotas) -> None:
+        self._quotas = quotas
+
+    def __call__(
+        self, traffic: Traffic, thresholds: Thresholds, now: float
+    ) -> Iterator[Finding | None]:
+        """Return a finding for each provider or credential, and unit, with little left."""
+        threshold = thresholds.upstream_quota
+        if threshold is None:
+            return
+        lowest: dict[tuple[Subject, str], tuple[float, _Limit, Usage]] = {}
+        reported = {key: usage for key, usage in traffic.quotas.items() if key[0] == self.name}
+        merge_quotas(reported, self._own())
+        for (_, _, key), usage in reported.items():
+            limit = _LIMITS.decode(key)
+            subject = Subject("provider", limit.provider, limit.provider)
+            if limit.credential:
+                subject = Subject("apikey", limit.credential, limit.group or limit.provider)
+            share = (usage[1] - usage[0]) / usage[1]
+            known = lowest.get((subject, limit.unit))
+            if 0 <= share <= 1 and (known is None or share < known[0]):
+                lowest[subject, limit.unit] = share, limit, usage
+        for (subject, _), (share, limit, usage) in lowest.items():
+            if share * thresholds.resolve_ratio <= threshold:
+                yield _finding(subject, limit, share, usage, threshold, thresholds)
+            else:
+                yield None
+
+    async def report_quotas(self) -> dict[QuotaKey, Usage]:
+        """Return use and limit of the providers' limits of which at least half is used."""
+        return self._own()
+
+    def _own(self) -> dict[QuotaKey, Usage]:
+        usages: dict[QuotaKey, Usage] = {}
+        for pool in self._quotas.pools():
+            size = pool.limit
+            if size is None and pool.remaining == 0:
+                size = 1
+            if size is not None:
+                limit = _Limit(
+                    pool.provider, pool.credential, pool.credential_group, pool.model, pool.unit
+                )
+                key = (self.name, pool.unit, msgspec.json.encode(limit).decode())
+                usages[key] = (float(size - pool.remaining), float(size), 0.0)
+        return near_limit(usages.items())
+
+
+def upstream_quota_low(quotas: UpstreamQuotas) -> UpstreamQuotaLow:
+    """Return a rule that fires when at most `upstream_quota` of a provider's rate limit is left.
+
+    It is critical when nothing is left. The limits are those that the responses of the provider
+    report, by credential if `annotate()` names it. Processes that do not lead report limits of
+    which half is used to the leader once in an interval.
+
+    Args:
+        quotas: The limits seen by this process, filled by `ExchangeMiddleware(quotas=...)`.
+
+    Raises:
+        ValueError: `quotas` are no `UpstreamQuotas`.
+    """
+    if not isinstance(quotas, UpstreamQuotas):
+        raise ValueError(f"quotas must be UpstreamQuotas(...), got {quotas!r}")
+    return UpstreamQuotaLow(quotas)
+
+
+def _finding(
+    subject: Subject,
+    limit: _Limit,
+    share: float,
+    usage: Usage,
+    threshold: float,
+    thresholds: Thresholds,
+) -> Finding:
+    severity: Severity | None = None
+    if share <= threshold:
+        severity = "warning" if share else "critical"
+    used, size = round(usage[0]), round(usage[1])
+    name = f"Provider {limit.provider!r}"
+    if limit.credential:
+        group = f" in group {limit.group!r}" if limit.group else ""
+        name = f"API Key ID {escaped(limit.credential)}{group} of provider {limit.provider!r}"
+    model = f" for model {limit.model!r}" if limit.model else ""
+    return Finding(
+        type="upstream_quota_low",
+        subject=subject,
+        metric=limit.unit,
+        severity=severity,
+        keeps=severity or "warning",
+        title=f"{share:.0%} of the provider's {limit.unit} left",
+        message=f"{name} has {size - used} of {size} {limit.unit} left ({share:.1%}){model}, as "
+        "its last response reports",
+        value=share,
+        metadata={
+            "remaining": size - used,
+            "limit": size,
+            "provider": limit.provider,
+            "model": limit.model or None,
+            "threshold": threshold,
+        },
+        keep_firing=thresholds.keep_firing,
+        window=0,  # the next response reports it again
+    )
