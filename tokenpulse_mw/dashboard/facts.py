@@ -33,16 +33,16 @@ class Streak(Struct, array_like=True):
     """Failures in a row of a credential or a provider, over all processes.
 
     Attributes:
-        kind: "apikey" or "provider".
+        kind: "apikey" for the responses to a credential, "auth" for its rejections, or "provider".
         id: Id of the credential, or name of the provider.
-        group: Readable group of the credential; empty if it has none.
+        provider: The provider; empty if it is not known.
         failures: Failures since the last success.
         last_success: Seconds since the epoch; 0 if there was none.
     """
 
     kind: str
     id: str
-    group: str
+    provider: str
     failures: int
     last_success: float
 
@@ -55,7 +55,7 @@ class Facts(Struct, kw_only=True):
         in_flight: Requests in progress; None if they are not known.
         requests: The oldest requests in progress.
         upstream: Remaining rate limits by provider.
-        owners: Provider of each credential.
+        groups: Readable group of each credential that has one.
         streaks: Failures in a row; None unless this process leads.
         last_ok: Last successful delivery by sink, in seconds since the epoch.
         marks: Events of the last hour.
@@ -67,7 +67,7 @@ class Facts(Struct, kw_only=True):
     in_flight: schemas.InFlight = field(default_factory=schemas.InFlight)
     requests: list[schemas.Request] = []
     upstream: dict[str, schemas.Upstream] = {}
-    owners: dict[str, str] = {}
+    groups: dict[str, str] = {}
     streaks: list[Streak] | None = None
     last_ok: dict[str, float] = {}
     marks: list[Mark] = []

@@ -229,31 +229,29 @@ def _streaks(facts: Sequence[Facts]) -> dict[str, Streak]:
 
 def _credentials(facts: Sequence[Facts]) -> dict[str, list[schemas.Credential]]:
     """Return the credentials by provider, those with most failures in a row first."""
-    owners: dict[str, str] = {}
+    groups: dict[str, str] = {}
     for part in facts:
-        owners |= part.owners
+        groups |= part.groups
+    streaks = [streak for part in facts for streak in part.streaks or ()]
+    rejections = {streak.id: streak for streak in streaks if streak.kind == "auth"}
+    found: dict[str, Streak] = {streak.id: streak for streak in streaks if streak.kind == "apikey"}
     result: dict[str, list[schemas.Credential]] = {}
-    known = set[str]()
-    for streak in _sorted_streaks(facts):
-        known.add(streak.id)
-        last = to_time(streak.last_success) if streak.last_success else None
-        result.setdefault(owners.get(streak.id, _UNKNOWN), []).append(
+    for name in sorted(found.keys() | rejections.keys()):
+        streak, rejected = found.get(name), rejections.get(name)
+        owner = next((item.provider for item in (streak, rejected) if item and item.provider), "")
+        last = 0.0 if streak is None else streak.last_success
+        result.setdefault(owner or _UNKNOWN, []).append(
             schemas.Credential(
-                id=streak.id,
-                group=streak.group or None,
-                consecutive_failures=streak.failures,
-                last_success_at=last,
+                id=name,
+                group=groups.get(name),
+                consecutive_failures=None if streak is None else streak.failures,
+                rejected=None if rejected is None else rejected.failures,
+                last_success_at=to_time(last) if last else None,
             )
         )
-    for credential, provider in sorted(owners.items()):
-        if credential not in known:
-            result.setdefault(provider, []).append(schemas.Credential(id=credential))
+    for credentials in result.values():
+        credentials.sort(key=lambda item: -(item.consecutive_failures or 0) - (item.rejected or 0))
     return result
-
-
-def _sorted_streaks(facts: Sequence[Facts]) -> list[Streak]:
-    streaks = [streak for part in facts for streak in part.streaks or () if streak.kind == "apikey"]
-    return sorted(streaks, key=lambda streak: (-streak.failures, streak.id))
 
 
 def _last_success(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -27,7 +27,6 @@ from ..web.auth import Authorize
 _LIVE_SECONDS = 45.0  # after its last heartbeat, a process is expected to report its numbers
 _STALLED_SECONDS = 60.0  # without a byte
 _MAX_STALLED = 100  # that are counted
-_MAX_OWNERS = 1000  # credentials whose provider is remembered
 _MAX_TENANTS = 50_000
 _PREFIX = "/admin"
 
@@ -42,8 +41,8 @@ class LivePage:
         health: The health endpoints.
         providers: The providers.
         service: Name of the service.
-        in_progress: Requests in progress, or None if they are not known.
-        quotas: Rate limits that the providers report, or None if they are not known.
+        in_progress: Requests in progress.
+        upstream: Rate limits that the providers report.
     """
 
     def __init__(
@@ -55,12 +54,11 @@ class LivePage:
         providers: Providers,
         *,
         service: str,
-        in_progress: RequestsInProgress | None = None,
-        quotas: UpstreamQuotas | None = None,
+        in_progress: RequestsInProgress,
+        upstream: UpstreamQuotas,
     ) -> None:
         self._settings, self._engine, self._metrics = settings, engine, metrics
-        self._health, self._in_progress, self._quotas = health, in_progress, quotas
-        self._owners = OrderedDict[str, str]()
+        self._health, self._in_progress, self._upstream = health, in_progress, upstream
         self._shares_store = settings.alerts and not isinstance(engine.store, MemoryAlertStore)
         merges = metrics.is_shared and not self._shares_store
         self.dashboard = Dashboard(
@@ -104,7 +102,6 @@ class LivePage:
 
     def clear(self) -> None:
         """Discard everything, as in a new process."""
-        self._owners.clear()
         self.dashboard.clear()
 
     def on_alert(self, event: AlertEvent) -> None:
@@ -210,23 +207,23 @@ class LivePage:
 
     def _facts(self) -> Facts:
         engine = self._engine
-        self._owners |= engine.credential_owners()
-        while len(self._owners) > _MAX_OWNERS:
-            self._owners.popitem(last=False)
         facts = Facts(
-            member=engine.process_name, owners=dict(self._owners), streaks=self._streaks()
+            member=engine.process_name,
+            streaks=self._streaks(),
+            groups={
+                pool.credential: pool.credential_group
+                for pool in self._upstream.pools()
+                if pool.credential_group
+            },
+            upstream=_remaining(self._upstream, engine.wall()),
         )
-        if self._in_progress is not None:
-            stalled = len(self._in_progress.requests(limit=_MAX_STALLED, min_idle=_STALLED_SECONDS))
-            facts.in_flight = schemas.InFlight(
-                len(self._in_progress), self._in_progress.oldest(), stalled
-            )
-        if self._quotas is not None:
-            facts.upstream = _upstream(self._quotas, self._engine.wall())
+        requests = self._in_progress
+        stalled = len(requests.requests(limit=_MAX_STALLED, min_idle=_STALLED_SECONDS))
+        facts.in_flight = schemas.InFlight(len(requests), round(requests.oldest(), 3), stalled)
         return facts
 
     def _requests(self, limit: int) -> list[schemas.Request]:
-        return [] if self._in_progress is None else _requests(self._in_progress, limit)
+        return _requests(self._in_progress, limit)
 
     def _streaks(self) -> list[Streak] | None:
         outcomes = self._engine.outcomes() if self._settings.alerts else None
@@ -236,9 +233,6 @@ class LivePage:
             Streak(kind, identity, item.name, item.failures, item.last_success / 1e6)
             for (kind, identity), item in outcomes.items()
         ]
-
-
-create_dashboard = LivePage
 
 
 def _requests(in_progress: RequestsInProgress, limit: int) -> list[schemas.Request]:
@@ -265,7 +259,7 @@ def _requests(in_progress: RequestsInProgress, limit: int) -> list[schemas.Reque
     return rows
 
 
-def _upstream(quotas: UpstreamQuotas, now: float) -> dict[str, schemas.Upstream]:
+def _remaining(quotas: UpstreamQuotas, now: float) -> dict[str, schemas.Upstream]:
     result: dict[str, schemas.Upstream] = {}
     for (provider, unit), pool in quotas.lowest().items():
         upstream = result.setdefault(provider, schemas.Upstream())
