@@ -18,7 +18,7 @@ from .totals import Series, Totals, bounds_of, difference
 
 logger = logging.getLogger("tokenpulse_mw")
 
-_NAMES_PER_STEP = 100
+_NAMES_PER_STEP = 25
 _MAX_PROMOTIONS = 5  # names that replace others in one sample
 _HALF_LIFE = 1800.0  # seconds, of the requests by which names are ranked
 _AFTER = 0.05  # seconds after the end of a slot

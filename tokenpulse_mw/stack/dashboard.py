@@ -9,11 +9,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from anyio import to_thread
+from anyio.lowlevel import checkpoint
 from starlette.routing import BaseRoute
 
 from ..alerts import AlertEngine, AlertEvent, MemoryAlertStore
 from ..alerts.store import FleetState
-from ..alerts.store.usage import UsageQuery
+from ..alerts.store.usage import UsageQuery, UsageRecord
 from ..config import Settings
 from ..dashboard import Dashboard, EngineFacts, Facts, Sources, StoreFacts, Streak, schemas
 from ..dashboard.views import to_time
@@ -21,13 +22,13 @@ from ..exchange import Providers, RequestsInProgress, UpstreamQuotas
 from ..health import HealthRouter
 from ..logs import log_level
 from ..metrics import HttpMetrics
-from ..usage import Cost
 from ..web.auth import Authorize
 
 _LIVE_SECONDS = 45.0  # after its last heartbeat, a process is expected to report its numbers
 _STALLED_SECONDS = 60.0  # without a byte
 _MAX_STALLED = 100  # that are counted
 _MAX_TENANTS = 50_000
+_TENANTS_PER_STEP = 500
 _PREFIX = "/admin"
 
 
@@ -176,27 +177,26 @@ class LivePage:
             return StoreFacts()
         store = self._engine.store
         usage = await store.usage(self._today())
-        cost = None
-        if usage and usage[0].unpriced < usage[0].requests:
-            cost = float(Cost(usage[0].cost_nanos).usd)
+        cost = _dollars(usage[0]) if usage else None
         return StoreFacts(cost, await store.queue_lengths(), await store.dead_letter_counts())
 
     async def _tenants(self) -> list[schemas.Tenant]:
-        names = self._engine.tenant_names
-        return [
-            schemas.Tenant(
-                id=record.tenant,
-                name=names.get(record.tenant),
-                requests=record.requests,
-                input_tokens=record.input,
-                output_tokens=record.output,
-                cost_usd=float(Cost(record.cost_nanos).usd)
-                if record.unpriced < record.requests
-                else None,
-                limited=None,
+        names, tenants = self._engine.tenant_names, list[schemas.Tenant]()
+        for record in await self._engine.store.usage(self._today(("tenant",))):
+            tenants.append(
+                schemas.Tenant(
+                    id=record.tenant,
+                    name=names.get(record.tenant),
+                    requests=record.requests,
+                    input_tokens=record.input,
+                    output_tokens=record.output,
+                    cost_usd=_dollars(record),
+                    limited=None,
+                )
             )
-            for record in await self._engine.store.usage(self._today(("tenant",)))
-        ]
+            if len(tenants) % _TENANTS_PER_STEP == 0:
+                await checkpoint()
+        return tenants
 
     def _today(self, by: tuple[str, ...] = ()) -> UsageQuery:
         """Return a query of the usage since midnight UTC."""
@@ -268,6 +268,11 @@ def _remaining(quotas: UpstreamQuotas, now: float) -> dict[str, schemas.Upstream
             at = to_time(now + pool.resets_in)
             upstream.resets_at = max(upstream.resets_at or at, at)
     return result
+
+
+def _dollars(record: UsageRecord) -> float | None:
+    """Return the known cost; None if no response has one."""
+    return record.cost_nanos / 1e9 if record.unpriced < record.requests else None
 
 
 def _version() -> str:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokenpulse_mw.alerts.steps import finish
 from tokenpulse_mw.alerts.store.usage import (
     MemoryUsage,
     UsageQuery,
@@ -127,10 +128,10 @@ def test_memory_keeps_the_newest_hours_and_rows() -> None:
     """Hours and rows in memory are bounded; the oldest hours are dropped."""
     usage = MemoryUsage(max_hours=3, max_rows=4)
     usage.add(record(hour) for hour in range(5))
-    assert [row.hour for row in usage.read(ALL)] == [2, 3, 4]
+    assert [row.hour for row in finish(usage.read(ALL))] == [2, 3, 4]
 
     usage.add(record(4, f"tenant {number}") for number in range(5))
-    assert {row.hour for row in usage.read(ALL)} == {4}
+    assert {row.hour for row in finish(usage.read(ALL))} == {4}
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from("ab"), st.integers(0, 10**18))))

@@ -272,7 +272,7 @@ class MemoryAlertStore:
 
     async def usage(self, query: UsageQuery, /) -> tuple[UsageRecord, ...]:
         """Return the usage of models by time and dimensions, in this order."""
-        return self._usage.read(query)
+        return await in_steps(self._usage.read(query))
 
     async def unexported_usage(self, before: int, limit: int, /) -> tuple[UsageRevision, ...]:
         """Return at most `limit` rows that have grown since their export, by hour and key."""

@@ -9,6 +9,7 @@ from operator import add, attrgetter
 from typing import NamedTuple
 
 from ...validation import check_choice, check_integer
+from ..steps import Steps, batches
 
 _Key = tuple[str, str, str]
 
@@ -58,6 +59,8 @@ class UsageRecord:
 
 USAGE_DIMENSIONS = ("tenant", "model", "provider")
 USAGE_COUNTS = tuple(field.name for field in fields(UsageRecord))[4:]
+_READ_AT_ONCE = 250
+_counts_of = attrgetter(*USAGE_COUNTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,10 @@ class UsageRevision(NamedTuple):
     revision: int
 
 
+def _kept(name: str, is_kept: bool) -> str:
+    return name if is_kept else ""
+
+
 class MemoryUsage:
     """Usage of the last hours, in memory.
 
@@ -140,9 +147,11 @@ class MemoryUsage:
             before, revision, exported = rows.get(record.key, (None, 0, 0))
             total = record if before is None else add_usage((before, record))[0]
             rows[record.key] = total, revision + 1, exported
-            one = replace(record, tenant="", model="", provider="")
-            known = self._totals.get(record.hour)
-            self._totals[record.hour] = one if known is None else add_usage((known, one))[0]
+            all_of_hour = replace(record, tenant="", model="", provider="")
+            sums = self._totals.get(record.hour)
+            self._totals[record.hour] = add_usage(
+                (all_of_hour,) if sums is None else (sums, all_of_hour)
+            )[0]
         for hour in sorted(self._hours)[: -self._max_hours]:
             self._drop(hour)
         while len(self._hours) > 1 and sum(map(len, self._hours.values())) > self._max_rows:
@@ -151,35 +160,32 @@ class MemoryUsage:
     def _drop(self, hour: int) -> None:
         del self._hours[hour], self._totals[hour]
 
-    def read(self, query: UsageQuery) -> tuple[UsageRecord, ...]:
-        """Return the usage by time and dimensions."""
-        if not query.by and query.tenant is None:
-            return self._sums(query)
-        selected = (
-            replace(
-                record,
-                hour=0 if query.step is None else hour - hour % query.step,
-                tenant=record.tenant if "tenant" in query.by else "",
-                model=record.model if "model" in query.by else "",
-                provider=record.provider if "provider" in query.by else "",
-            )
-            for hour, rows in self._hours.items()
-            if query.first <= hour < query.last
-            for record, _, _ in rows.values()
-            if query.tenant in (None, record.tenant)
-        )
-        rows = sorted(add_usage(selected), key=attrgetter("hour", *USAGE_DIMENSIONS))
-        return tuple(rows[: query.limit])
-
-    def _sums(self, query: UsageQuery) -> tuple[UsageRecord, ...]:
-        """Return the usage of all tenants, models and providers together."""
-        selected = (
-            replace(total, hour=0 if query.step is None else hour - hour % query.step)
-            for hour, total in self._totals.items()
-            if query.first <= hour < query.last
-        )
-        rows = sorted(add_usage(selected), key=attrgetter("hour"))
-        return tuple(rows[: query.limit])
+    def read(self, query: UsageQuery) -> Steps[tuple[UsageRecord, ...]]:
+        """Return the usage by time and dimensions, in bounded steps."""
+        totals: dict[tuple[int, *_Key], tuple[int, ...]] = {}
+        is_kept = [name in query.by for name in USAGE_DIMENSIONS]
+        whole = query.tenant is None and not query.by
+        for hour in [hour for hour in self._hours if query.first <= hour < query.last]:
+            start = 0 if query.step is None else hour - hour % query.step
+            # Copies, because usage may be added and dropped between two steps.
+            records = [record for record, _, _ in self._hours.get(hour, {}).values()]
+            if whole:
+                records = [self._totals[hour]] if hour in self._totals else []
+            for batch in batches(records, _READ_AT_ONCE):
+                for record in batch:
+                    if query.tenant in (None, record.tenant):
+                        tenant, model, provider = map(_kept, record.key, is_kept)
+                        key = start, tenant, model, provider
+                        total, counts = totals.get(key), _counts_of(record)
+                        totals[key] = counts if total is None else tuple(map(add, total, counts))
+                yield
+        keys = sorted(totals)[: query.limit]
+        yield
+        result: list[UsageRecord] = []
+        for part in batches(keys, _READ_AT_ONCE):
+            result += [UsageRecord(*key, *totals[key]) for key in part]
+            yield
+        return tuple(result)
 
     def unexported(self, before: int, limit: int) -> tuple[UsageRevision, ...]:
         """Return the usage of hours before `before` that has grown since its export."""
