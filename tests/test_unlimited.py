@@ -55,7 +55,7 @@ NEARLY_OURS = [
     "/metrics/x",
     "/v1/health",
     "/llm/llm/health",
-    "/admin",
+    "/administration",
     "/admin/alertsx",
     "/admin/settings/x",
 ]

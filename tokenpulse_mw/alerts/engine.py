@@ -250,6 +250,11 @@ class AlertEngine:
         return self._member.state
 
     @property
+    def now(self) -> float:
+        """Seconds since the epoch: the time of the store if processes share it."""
+        return self._member.at
+
+    @property
     def is_connected(self) -> bool:
         """True if the store accepted the last heartbeat."""
         return self._member.is_connected

@@ -21,8 +21,9 @@ from ..web.parameters import integer, text
 from . import schemas, views
 from .cached import Cached
 from .endpoint import Endpoint, Operation, Query
-from .facts import MAX_MARKS, EngineFacts, Facts, Mark, Sources, StoreFacts
+from .facts import MAX_MARKS, MAX_REQUESTS, EngineFacts, Facts, Mark, Sources, StoreFacts
 from .files import static_routes
+from .fleet import Fleet, SampleStore
 from .parameters import choice_of, seconds_of, tenant_cursor, to_cursor
 from .sampler import Sampler
 from .views import Window, to_time
@@ -60,6 +61,7 @@ class Dashboard:
 
     Args:
         sources: Functions that return the values.
+        store: Store that all processes share; None if there is only this one.
         interval: Seconds between two samples.
         slots: Samples that are kept.
         max_names: Maximum number of providers, of routes and of models with numbers of their own.
@@ -75,6 +77,7 @@ class Dashboard:
         self,
         sources: Sources,
         *,
+        store: SampleStore | None = None,
         interval: float = 15.0,
         slots: int = 240,
         max_names: int = 50,
@@ -91,6 +94,22 @@ class Dashboard:
             clock=clock,
             wall=wall,
         )
+        self._fleet: Fleet | None = None
+        self._merged: Cached[None] | None = None
+        if store is not None:
+            self._fleet = fleet = Fleet(
+                store,
+                self.sampler,
+                facts=self._facts_with_requests,
+                has_peers=self._has_peers,
+                slots=slots,
+                max_names=max_names,
+                timeout=timeout,
+                clock=clock,
+            )
+            self._merged = Cached(
+                fleet.refresh, None, of="other processes", timeout=timeout, clock=clock
+            )
         self._store = Cached(
             sources.store,
             StoreFacts(),
@@ -118,7 +137,9 @@ class Dashboard:
     async def running(self) -> AsyncIterator[None]:
         """Take samples during the body."""
         self._marks.append(Mark(self._wall(), "started", self._own_name()))
-        async with background_tasks(self.sampler.run):
+        fleet = self._fleet
+        tasks = [self.sampler.run] if fleet is None else [self._sample_fleet, fleet.run]
+        async with background_tasks(*tasks):
             yield
 
     def clear(self) -> None:
@@ -126,8 +147,11 @@ class Dashboard:
         self.sampler.clear()
         self._marks.clear()
         self._last_ok.clear()
-        for cached in (self._store, self._checks, self._tenants):
-            cached.clear()
+        for cached in (self._store, self._checks, self._tenants, self._merged):
+            if cached is not None:
+                cached.clear()
+        if self._fleet is not None:
+            self._fleet.clear()
         self._instance = None
 
     def on_alert(self, transition: str, title: str, at: float) -> None:
@@ -182,7 +206,7 @@ class Dashboard:
         """Return the gateway now."""
         view, engine = await self._view(), self._engine()
         store, checks = await self._store.get(), await self._checks.get()
-        if self._store.is_failing:
+        if self._store.is_failing or (self._merged is not None and self._merged.is_failing):
             engine.engine.store = "failing"
         sources = self._sources
         return schemas.State(
@@ -236,7 +260,7 @@ class Dashboard:
     async def get_requests(self, query: Query) -> schemas.Requests:
         """Return the oldest requests in progress."""
         view, limit = await self._view(), query.values["limit"]
-        view.facts[0].requests = self._sources.requests(limit)
+        view.facts[0].requests = self._own_requests(limit)
         return views.requests(view.facts, limit)
 
     async def get_tenants(self, query: Query) -> schemas.Tenants:
@@ -265,16 +289,46 @@ class Dashboard:
         return sorted(await read(), key=lambda tenant: (-tenant.requests, tenant.id))
 
     async def _view(self) -> View:
-        """Return the numbers and facts of this process."""
+        """Return the numbers and facts of all processes; of this one if the store fails."""
         facts, totals = self._own_facts(), self.sampler.totals
+        models = {} if totals is None else dict(totals.models)
+        routes = 0 if totals is None else len(totals.rows["route"])
+        fleet, merged = self._fleet, self._merged
         kind: Any = self._sources.scope
-        return View(
-            Window(self.sampler.history, self.sampler.interval),
-            [facts],
-            schemas.Scope(kind, 1, 0),
-            {} if totals is None else totals.models,
-            0 if totals is None else len(totals.rows["route"]),
-        )
+        history, parts, scope = self.sampler.history, [facts], schemas.Scope(kind, 1, 0)
+        if fleet is not None and merged is not None:
+            fleet.watch()
+            await merged.get()
+            if not merged.is_failing:
+                samples = fleet.fresh()
+                history = fleet.history
+                parts += [sample.facts for sample in samples]
+                for sample in samples:
+                    models |= sample.models
+                    routes = max(routes, sample.routes)
+                included = {part.member for part in parts}
+                missing = len(self._engine().live - included)
+                scope = schemas.Scope("fleet", len(parts), missing)
+        return View(Window(history, self.sampler.interval), parts, scope, models, routes)
+
+    async def _sample_fleet(self) -> None:
+        assert self._fleet is not None
+        await self.sampler.run(self._fleet.sampled)
+
+    def _has_peers(self) -> bool:
+        return len(self._engine().live) > 1
+
+    def _facts_with_requests(self) -> Facts:
+        facts = self._own_facts()
+        facts.requests = self._own_requests(MAX_REQUESTS)
+        return facts
+
+    def _own_requests(self, limit: int) -> list[schemas.Request]:
+        """Return the oldest requests in progress, with ids that no other process has."""
+        requests, instance = self._sources.requests(limit), self._own_instance().id
+        for request in requests:
+            request.id = f"{instance}-{request.id}"
+        return requests
 
     def _own_facts(self) -> Facts:
         facts, totals = self._sources.facts(), self.sampler.totals

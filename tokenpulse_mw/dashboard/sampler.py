@@ -7,6 +7,7 @@ import math
 import time
 from array import array
 from collections.abc import Awaitable, Callable, Sequence
+from heapq import nlargest
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -135,7 +136,9 @@ class Sampler:
         for name in self._promoted(kind, waiting):
             table.remove(min(table.names, key=lambda tracked: scores.get(tracked, 0.0)))
             table.add(slot, name, waiting.pop(name), is_late=True)
-        for values in waiting.values():
+        for index, values in enumerate(waiting.values()):
+            if index % _NAMES_PER_STEP == _NAMES_PER_STEP - 1:
+                await checkpoint()
             others = values if others is None else _sum(others, values)
         if others is not None:
             table.add(slot, OTHERS, others)
@@ -148,7 +151,7 @@ class Sampler:
         assert self.history is not None
         scores = self._scores[kind]
         least = sorted(scores.get(name, 0.0) for name in self.history.tables[kind].names)
-        most = sorted(waiting, key=lambda name: -scores[name])[:_MAX_PROMOTIONS]
+        most = nlargest(_MAX_PROMOTIONS, waiting, key=scores.__getitem__)
         return [
             name for name, score in zip(most, least, strict=False) if scores[name] > 2 * score + 1
         ]

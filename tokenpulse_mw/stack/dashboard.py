@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from anyio import to_thread
@@ -77,7 +78,9 @@ class LivePage:
                 tenants=self._tenants if settings.alerts else None,
                 facts=self._facts,
                 requests=self._requests,
-            )
+            ),
+            store=engine.store if self._shares_store else None,
+            wall=lambda: engine.now,
         )
         self._is_served = False
         engine.add_listener(self)
@@ -200,7 +203,7 @@ class LivePage:
 
     def _today(self, by: tuple[str, ...] = ()) -> UsageQuery:
         """Return a query of the usage since midnight UTC."""
-        now = datetime.fromtimestamp(self._engine.wall(), UTC)
+        now = datetime.fromtimestamp(self._engine.now, UTC)
         midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
         first = int(midnight.timestamp() // 3600)
         return UsageQuery(first, first + 24, by, None, None, _MAX_TENANTS)
@@ -215,7 +218,7 @@ class LivePage:
                 for pool in self._upstream.pools()
                 if pool.credential_group
             },
-            upstream=_remaining(self._upstream, engine.wall()),
+            upstream=_remaining(self._upstream, engine.now),
         )
         requests = self._in_progress
         stalled = len(requests.requests(limit=_MAX_STALLED, min_idle=_STALLED_SECONDS))
@@ -276,6 +279,7 @@ def _dollars(record: UsageRecord) -> float | None:
 
 
 def _version() -> str:
-    from .. import __version__
-
-    return __version__
+    try:
+        return version("tokenpulse-mw")
+    except PackageNotFoundError:  # a copy of the source that is not installed
+        return "unknown"

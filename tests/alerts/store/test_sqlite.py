@@ -150,13 +150,13 @@ async def test_tables_of_another_version_are_an_error(tmp_path: Path) -> None:
     """Tables of a newer release are used only if this release can read them."""
     path = tmp_path / "alerts.db"
     await fill(path)
-    execute(path, "UPDATE tokenpulse_alert_schema SET version = 3, readable_from = 3")
+    execute(path, "UPDATE tokenpulse_alert_schema SET version = 4, readable_from = 4")
 
     async with opened(path) as store:
         for call in (store.load(), commit(store, alerts(alert("new")))):
             with pytest.raises(
                 StoreError,
-                match=r"by version 2, got version 3, .* 3: install",
+                match=r"by version 3, got version 4, .* 4: install",
             ):
                 await call
 

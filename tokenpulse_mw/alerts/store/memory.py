@@ -28,6 +28,7 @@ from .protocol import (
     LeaderState,
     LeaseRequest,
     Page,
+    SamplePage,
     UnknownAlert,
     check_limit,
 )
@@ -305,6 +306,20 @@ class MemoryAlertStore:
             for window in windows
             if of_policy == policy and window.ends > now
         )
+
+    async def watch_samples(self, seconds: float, /) -> None:
+        """Do nothing: there is one process."""
+
+    async def samples_watched(self) -> float:
+        """Return 0: there is one process."""
+        return 0.0
+
+    async def put_sample(self, process: str, number: int, payload: bytes, /) -> None:
+        """Do nothing: there is one process."""
+
+    async def samples(self, after: float, limit: int, /) -> SamplePage:  # noqa: ARG002
+        """Return no samples: there is one process."""
+        return SamplePage(self._wall(), ())
 
     async def silences(self, now: float, /) -> tuple[Silence, ...]:
         """Return the silences that end after `now`, by start."""

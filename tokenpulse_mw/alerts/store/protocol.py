@@ -30,6 +30,7 @@ MAX_TRANSITIONS = 100  # of an alert
 MAX_ITEMS = 1000  # of a page
 MAX_BATCHES = 720  # of a process: an hour of heartbeats
 
+SAMPLE_SECONDS = 3600  # for which samples are kept
 LISTED_SECONDS = 3600  # after its last heartbeat, a process is a member
 # After this time a process's row is deleted: batches that it pushes again, because their outcome is
 # unknown, are older than all windows.
@@ -194,6 +195,29 @@ class Changes:
     consumed: tuple[tuple[str, int], ...] = ()
     evaluated_at: float | None = None
     complete_since: float | None = None
+
+
+class SampleRecord(NamedTuple):
+    """Numbers of a process, for the live page.
+
+    Attributes:
+        process: Id of the process.
+        number: Number of the sample.
+        at: Time of the store at which it was stored.
+        payload: The numbers.
+    """
+
+    process: str
+    number: int
+    at: float
+    payload: bytes
+
+
+class SamplePage(NamedTuple):
+    """Samples, and the time of the store."""
+
+    now: float
+    samples: tuple[SampleRecord, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,6 +416,30 @@ class AlertStore(Protocol):
 
     async def load_windows(self, policy: str, /) -> LimitWindows:
         """Return the windows of a limit that have not ended."""
+        ...
+
+    async def watch_samples(self, seconds: float, /) -> None:
+        """Request samples from all processes for some seconds; an earlier end has no effect."""
+        ...
+
+    async def samples_watched(self) -> float:
+        """Return the seconds for which samples are requested; 0 or less if they are not."""
+        ...
+
+    async def put_sample(self, process: str, number: int, payload: bytes, /) -> None:
+        """Store a sample of a process, and delete its samples that are older than an hour.
+
+        A store in memory has one process, and stores none.
+
+        Args:
+            process: Id of the process, different after each start.
+            number: Number of the sample; one of the same number is replaced.
+            payload: The sample.
+        """
+        ...
+
+    async def samples(self, after: float, limit: int, /) -> SamplePage:
+        """Return the samples of the last hour that were stored after a time, the oldest first."""
         ...
 
     async def silences(self, now: float, /) -> tuple[Silence, ...]:

@@ -213,7 +213,7 @@ def _time_of(wall: Callable[[], float]) -> ColumnElement[float]:
 
 # Tables only gain columns with defaults, so that the release before can read them during a
 # deployment. `readable_from` is the lowest version whose release reads the tables.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 metadata = MetaData()
 
@@ -380,6 +380,17 @@ limits = Table(
     Column("key", LargeBinary, primary_key=True),
     Column("used", BigInteger, nullable=False),
     Column("ends", Double, nullable=False),
+)
+
+# Row 0 of the process "" has the time until which samples are requested.
+samples = Table(
+    "tokenpulse_alert_samples",
+    metadata,
+    Column("process", SafeText, primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", Double, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Index("tokenpulse_alert_samples_at", "at"),
 )
 
 windows = Table(

@@ -22,6 +22,7 @@ from ..protocol import (
     LeaderState,
     LeaseRequest,
     Page,
+    SamplePage,
     UnknownAlert,
     check_limit,
 )
@@ -109,6 +110,7 @@ class SQLAlertStore:
             from .database import Database
             from .fleet import Fleet
             from .limits import LimitsTable
+            from .samples import SamplesTable
             from .statements import Statements
             from .usage import UsageTable
         except ModuleNotFoundError as error:
@@ -119,6 +121,7 @@ class SQLAlertStore:
         self._sql = Statements(self._database.dialect)
         self._usage = UsageTable(self._database.dialect)
         self._limits = LimitsTable(self._database.dialect)
+        self._samples = SamplesTable(self._database.dialect)
         self._fleet = Fleet(self._database.dialect, self._usage)
 
     def __repr__(self) -> str:
@@ -338,6 +341,28 @@ class SQLAlertStore:
         """Return the windows of a limit that have not ended."""
         return await self._database.read(lambda connection: self._limits.load(connection, policy))
 
+    async def watch_samples(self, seconds: float, /) -> None:
+        """Request samples from all processes for some seconds; an earlier end has no effect."""
+        check_finite("seconds", seconds)
+        await self._database.write(lambda connection: self._samples.watch(connection, seconds))
+
+    async def samples_watched(self) -> float:
+        """Return the seconds for which samples are requested; 0 or less if they are not."""
+        return await self._database.read(self._samples.watched)
+
+    async def put_sample(self, process: str, number: int, payload: bytes, /) -> None:
+        """Store a sample of a process, and delete its samples that are older than an hour."""
+        await self._database.write(
+            lambda connection: self._samples.put(connection, process, number, payload)
+        )
+
+    async def samples(self, after: float, limit: int, /) -> SamplePage:
+        """Return the samples of the last hour that were stored after a time, the oldest first."""
+        check_limit(limit)
+        return await self._database.read(
+            lambda connection: self._samples.read(connection, after, limit)
+        )
+
     async def silences(self, now: float, /) -> tuple[Silence, ...]:
         """Return the silences that end after `now`, by start."""
         return tuple(await self._select(silence_of, self._sql.lasting_silences, now=now))
@@ -384,6 +409,7 @@ class SQLAlertStore:
             await self._fleet.prune(connection)
             await self._usage.prune(connection, days=self._usage_days)
             await self._limits.prune(connection)
+            await self._samples.prune(connection)
 
         await self._execute(begin, *((statement, {"before": before}) for statement in statements))
 
