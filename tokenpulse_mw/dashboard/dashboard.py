@@ -8,10 +8,12 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 from uuid import uuid4
 
 from anyio.lowlevel import checkpoint
+from msgspec import structs
 from starlette.routing import BaseRoute
 
 from ..lifespan import background_tasks
@@ -207,7 +209,7 @@ class Dashboard:
         view, engine = await self._view(), self._engine()
         store, checks = await self._store.get(), await self._checks.get()
         if self._store.is_failing or (self._merged is not None and self._merged.is_failing):
-            engine.engine.store = "failing"
+            engine = replace(engine, engine=structs.replace(engine.engine, store="failing"))
         sources = self._sources
         return schemas.State(
             instance=self._own_instance(),
