@@ -39,6 +39,18 @@ async def test_sample_has_the_difference_since_the_last_one() -> None:
 
 
 @pytest.mark.anyio
+async def test_first_slot_of_a_process_may_be_short() -> None:
+    """The difference since the start is all that the process has counted in the slot."""
+    board = Board()
+    board.clocks.advance(9)
+    await board.step(seconds=1)
+    await board.step(exchange(), seconds=5)
+    await board.step(exchange())
+
+    assert requests_of(board, "claude", count=3) == [None, 1, 1]
+
+
+@pytest.mark.anyio
 async def test_late_sample_is_a_gap() -> None:
     """A difference over another time than a slot belongs to none."""
     board = Board()

@@ -145,13 +145,11 @@ class Peer(NamedTuple):
     Attributes:
         number: Number of its last sample.
         at: Time of the store of its last sample.
-        last: Its last slot.
         sample: Its last sample, without rows.
     """
 
     number: int
     at: float
-    last: int
     sample: Sample
 
 
@@ -201,6 +199,7 @@ class Fleet:
         self.history: History | None = None
         self._merged = -1  # last slot of this process in `history`
         self._peers: dict[str, Peer] = {}
+        self._last: dict[str, int] = {}  # last slot of other processes in `history`
         self._read_until = 0.0
         self._now = 0.0  # time of the store
         self._watched_until = self._marked_at = -math.inf
@@ -246,7 +245,11 @@ class Fleet:
 
     async def _payload(self, history: History) -> bytes:
         """Return the slots that are not stored; only the newest ones if they are too large."""
-        count = min(history.end - self._published, history.size)
+        new = history.last(min(history.end - self._published, history.size))
+        # The slots before the first one are not gaps: this process did not exist.
+        count = next(
+            (len(new) - index for index, slot in enumerate(new) if history.is_reported(slot)), 0
+        )
         facts = self._facts()
         facts.requests = facts.requests[:_MAX_REQUESTS]
         while True:
@@ -315,11 +318,12 @@ class Fleet:
         """Drop processes that have ended, and set the last complete slot."""
         oldest = self._now - self._slots * self._sampler.interval
         self._peers = {key: peer for key, peer in self._peers.items() if peer.at > oldest}
+        self._last = {key: last for key, last in self._last.items() if key in self._peers}
         if self.history is not None:
             lasts = [
-                peer.last
-                for peer in self._peers.values()
-                if self._now - peer.at <= FRESH_SECONDS and peer.last >= self._merged - 2
+                last
+                for key, last in self._last.items()
+                if self._now - self._peers[key].at <= FRESH_SECONDS and last >= self._merged - 2
             ]
             self.history.end = min([self._merged, *lasts])
 
@@ -329,7 +333,8 @@ class Fleet:
             return
         if self.history is None or self.history.bounds != own.bounds:
             self.history = History(own.bounds, slots=self._slots, max_names=self._max_names)
-            self._peers, self._merged, self._read_until = {}, -1, 0.0
+            self._peers, self._last = {}, {}
+            self._merged, self._read_until = -1, 0.0
         for slot in range(max(self._merged + 1, own.end - own.size + 1), own.end + 1):
             if own.is_reported(slot) and self.history.advance(slot):
                 for kind, table in own.tables.items():
@@ -337,6 +342,7 @@ class Fleet:
                         if name in table and own.is_known(slot):
                             self.history.tables[kind].add(slot, name, table.row(slot, name))
                 self.history.report(slot, own.in_flight_at(slot))
+                self._merged = slot
                 await checkpoint()
         self._merged = self.history.end = own.end
 
@@ -355,24 +361,25 @@ class Fleet:
                 error,
             )
             return
-        last = -1 if known is None else known.last
-        end = sample.first + len(sample.in_flight) - 1
-        if sample.interval == self._sampler.interval and end > last:
+        last = self._last.get(stored.process, -1)
+        if sample.interval == self._sampler.interval:
+            end = sample.first + len(sample.in_flight) - 1
             for slot in range(max(sample.first, last + 1), end + 1):
                 if history.advance(slot):
                     index = slot - sample.first
                     _add(history, sample, slot, index)
                     history.report(slot, sample.in_flight[index])
+                    self._last[stored.process] = slot  # a timeout may end this at any await
                     await checkpoint()
         sample.rows = {}
-        self._peers[stored.process] = Peer(stored.number, stored.at, max(last, end), sample)
+        self._peers[stored.process] = Peer(stored.number, stored.at, sample)
 
 
 _READ_AT_ONCE = 20  # samples; each has at most `MAX_PAYLOAD_BYTES`
 
 
 def _add(history: History, sample: Sample, slot: int, index: int) -> None:
-    """Add the rows of a slot; histograms with other bounds are unknown then."""
+    """Add the rows of a slot; without the same bounds, the quantiles of a name are unknown."""
     if sample.in_flight[index] is None:
         return
     same = tuple(sample.bounds) == history.bounds
@@ -387,5 +394,5 @@ def _add(history: History, sample: Sample, slot: int, index: int) -> None:
                 continue
             if not same:
                 rest = table.layout.width - len(columns.counts)
-                row = row[: len(columns.counts)] + array("f", [math.nan]) * rest
+                row = row[: len(columns.counts)] + array("f", [math.nan if row[0] else 0.0]) * rest
             table.add(slot, name, row)

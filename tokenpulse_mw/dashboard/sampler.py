@@ -70,7 +70,7 @@ class Sampler:
         """Discard all numbers."""
         self.history: History | None = None
         self.totals: Totals | None = None
-        self._sampled_at = -math.inf
+        self._sampled_at, self._is_first = -math.inf, False
         self._scores: dict[str, dict[str, float]] = {kind: {} for kind in KINDS}
 
     async def run(self, sampled: Callable[[], object] = lambda: None) -> None:
@@ -91,7 +91,7 @@ class Sampler:
         slot = math.floor(wall / self.interval) - 1
         series = await self._read()
         bounds = bounds_of(series)
-        history = self.history
+        history, begins = self.history, self.history is None
         if history is None or history.bounds != bounds or slot < history.newest - 1:
             history = self.history = History(bounds, slots=self._slots, max_names=self._max_names)
             self.totals = None
@@ -99,14 +99,20 @@ class Sampler:
             return
         before, totals = self.totals, Totals(bounds)
         await totals.read(series)
-        follows = slot == history.newest + 1 or history.newest < 0
         elapsed, self._sampled_at = now - self._sampled_at, now
         is_late = wall - (slot + 1) * self.interval > self.interval / 2
-        is_late |= abs(elapsed - self.interval) > self.interval / 2
-        self.totals = totals
+        is_late |= elapsed > 1.5 * self.interval
+        # The first difference is that since the start, and shorter than a slot.
+        is_late |= elapsed < 0.5 * self.interval and not self._is_first
+        skipped = range(history.newest + 1, slot) if history.newest >= 0 else range(0)
         history.advance(slot)
+        for gap in skipped[-history.size :]:
+            history.report(gap, None)
         history.end = slot
-        if before is None or not follows or is_late or _is_reset(before, totals):
+        self.totals, self._is_first = totals, begins
+        if begins:
+            return
+        if before is None or skipped or is_late or _is_reset(before, totals):
             history.report(slot, None)
             return
         for kind in KINDS:
