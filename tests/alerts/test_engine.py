@@ -459,6 +459,63 @@ async def test_listener_gets_evaluations_deliveries_and_errors(clock: FakeClock)
 
 
 @pytest.mark.anyio
+async def test_listener_gets_the_changes_of_alerts(clock: FakeClock) -> None:
+    """Each change is passed once, after it is stored."""
+
+    class Listener:
+        def __init__(self) -> None:
+            self.changes = list[tuple[str, str]]()
+
+        def on_alert(self, event: AlertEvent) -> None:
+            self.changes.append((event.transition, event.fingerprint))
+
+    listener, fired = Listener(), finding(severity="warning")
+    engine = AlertEngine([Scripted([fired], [fired])], [], clock=clock, wall=clock.wall)
+    engine.add_listener(listener)
+    for _ in range(4):
+        await engine.evaluate()
+        clock.advance(60)
+
+    assert [transition for transition, _ in listener.changes] == ["fired", "resolved"]
+
+
+@pytest.mark.anyio
+async def test_state_of_the_fleet_is_known_after_a_heartbeat(clock: FakeClock) -> None:
+    """Name, members, outcomes and names of tenants are those of the leader."""
+    engine = AlertEngine([], [], clock=clock, wall=clock.wall)
+    assert (engine.process_name, engine.fleet_state, engine.outcomes()) == ("", None, None)
+    assert engine.tenant_names == {}
+
+    engine.observe(exchange(credential="k1", tenant="t1", tenant_name="Team 1", status=503))
+    engine.observe(exchange(credential="k2", tenant="t1", tenant_name="Team 1"))
+    await engine.evaluate()
+
+    state, outcomes = engine.fleet_state, engine.outcomes()
+    assert state is not None
+    assert outcomes is not None
+    assert [member.process.name for member in state.members] == [engine.process_name]
+    assert outcomes["apikey", "k1"].failures == 1
+    assert outcomes["apikey", "k2"].failures == 0
+    assert engine.tenant_names == {"t1": "Team 1"}
+    assert engine.is_connected
+    assert engine.now == clock.wall()
+
+
+@pytest.mark.anyio
+async def test_outcomes_are_bounded(clock: FakeClock) -> None:
+    """Those that fail are first, then those that were used last."""
+    engine = AlertEngine([], [], clock=clock, wall=clock.wall)
+    for number in range(20):
+        status = 503 if number < 5 else 200
+        engine.observe(exchange(credential=f"k{number}", status=status))
+    await engine.evaluate()
+    outcomes = engine.outcomes(limit=2) or {}
+
+    assert len(outcomes) == 4
+    assert [upstream.failures for upstream in outcomes.values()] == [1, 1, 0, 0]
+
+
+@pytest.mark.anyio
 async def test_evaluation_with_a_failed_rule_is_reported_as_an_error() -> None:
     """The success of the other rules does not change that."""
     listener = RecordingListener()

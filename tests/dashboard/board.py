@@ -74,7 +74,7 @@ class Board:
         self.dashboard = Dashboard(
             Sources(
                 series=self._series,
-                scope="process",
+                scope=lambda: schemas.Scope("process", 1, 0),
                 service="gateway",
                 version="1.2.3",
                 providers=lambda: self.providers,

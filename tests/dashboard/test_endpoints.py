@@ -286,7 +286,9 @@ async def test_document_below_a_mount_has_its_root_path() -> None:
     app = Starlette(routes=[Mount("/gw", board.client.app)])
 
     document = (
-        TestClient(app, headers=board.client.headers).get("/gw/admin/live/openapi.json").json()
+        TestClient(app, headers=dict(board.client.headers))
+        .get("/gw/admin/live/openapi.json")
+        .json()
     )
 
     assert document["servers"] == [{"url": "/gw"}]

@@ -205,9 +205,14 @@ async def test_failed_sample_is_logged_and_retried(
 
     sampler = Sampler(read, interval=0.001)
     done = anyio.Event()
+
+    def sampled() -> None:
+        if len(calls) > 3:
+            done.set()
+
     with caplog.at_level(logging.INFO, "tokenpulse_mw"):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(sampler.run, lambda: len(calls) > 3 and done.set())
+            tasks.start_soon(sampler.run, sampled)
             with anyio.fail_after(60):
                 await done.wait()
             tasks.cancel_scope.cancel()

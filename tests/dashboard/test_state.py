@@ -61,7 +61,7 @@ async def test_unknown_is_null_and_never_0() -> None:
 
 
 async def test_provider_has_its_rates_models_and_limits() -> None:
-    """A 429 of our own limit is told apart from one of the vendor by its fault."""
+    """The fault separates a 429 of our own limit from one of the vendor."""
     board = Board(active={"claude": True, "gemini": False})
     await board.step()
     await board.step(
@@ -222,7 +222,7 @@ async def test_unchanged_state_is_304() -> None:
 async def test_failing_store_is_shown_and_called_only_now_and_then(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """What the store does not give is null; the rest is shown."""
+    """Values of the store are null; the rest is shown."""
     board = Board(stored=OSError("down"), engine=EngineFacts(sinks=["log"]))
     failing = board.get("/state")
     board.stored = StoreFacts(1.0, {}, {})

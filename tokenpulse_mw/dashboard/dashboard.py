@@ -296,8 +296,7 @@ class Dashboard:
         models = {} if totals is None else dict(totals.models)
         routes = 0 if totals is None else len(totals.rows["route"])
         fleet, merged = self._fleet, self._merged
-        kind: Any = self._sources.scope
-        history, parts, scope = self.sampler.history, [facts], schemas.Scope(kind, 1, 0)
+        history, parts, scope = self.sampler.history, [facts], self._sources.scope()
         if fleet is not None and merged is not None:
             fleet.watch()
             await merged.get()

@@ -115,7 +115,7 @@ class Sources:
 
     Attributes:
         series: Returns the families and rows that are counted.
-        scope: Processes that `series` counts: "process" or "machine".
+        scope: Returns the processes that `series` counts: this one, or those of a machine.
         service: Name of the service.
         version: Version of this library.
         providers: Returns the names of the declared or seen providers.
@@ -130,7 +130,7 @@ class Sources:
     """
 
     series: Callable[[], Awaitable[Sequence[Series]]]
-    scope: str
+    scope: Callable[[], schemas.Scope]
     service: str
     version: str
     providers: Callable[[], Iterable[str]]

@@ -205,6 +205,10 @@ class HttpMetrics:
         """Return the families of this package with their rows, merged over all workers."""
         return self._tables.series()
 
+    def workers(self) -> int:
+        """Return the number of live processes that `series` counts."""
+        return self._tables.workers()
+
     def own_series(self) -> list[Series]:
         """Return the families that this process counts, without the other workers.
 

@@ -141,6 +141,10 @@ class Tables:
         """Return the families that this process counts."""
         return self.series()
 
+    def workers(self) -> int:
+        """Return the number of workers that count together."""
+        return 1
+
     def recover(self) -> None:
         """Retry to create rows that could not be created; a no-op for rows in memory."""
 

@@ -66,7 +66,7 @@ class LivePage:
         self.dashboard = Dashboard(
             Sources(
                 series=self._merged_series if merges else self._own_series,
-                scope="machine" if merges else "process",
+                scope=self._scope,
                 service=service,
                 version=_version(),
                 providers=providers.listed,
@@ -82,7 +82,7 @@ class LivePage:
             store=engine.store if self._shares_store else None,
             wall=lambda: engine.now,
         )
-        self._is_served = False
+        self._is_served, self._workers = False, 1
         engine.add_listener(self)
 
     def endpoints(self, authorize: Authorize | None) -> tuple[list[BaseRoute], list[BaseRoute]]:
@@ -120,7 +120,13 @@ class LivePage:
         return self._metrics.own_series()
 
     async def _merged_series(self) -> Sequence[Any]:
+        self._workers = await to_thread.run_sync(self._metrics.workers)
         return await to_thread.run_sync(self._metrics.series)
+
+    def _scope(self) -> schemas.Scope:
+        if self._metrics.is_shared and not self._shares_store:
+            return schemas.Scope("machine", self._workers, 0)
+        return schemas.Scope("process", 1, 0)
 
     def _active(self) -> Mapping[str, bool]:
         return {name: bool(active) for (name,), active in self._health.active_providers().items()}

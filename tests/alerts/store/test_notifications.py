@@ -162,3 +162,4 @@ async def test_queue_lengths_count_undelivered_notifications_by_sink(opened: Ope
 
     async with opened() as store:
         assert await store.queue_lengths() == {"log": 2, "page": 1}
+        assert await store.dead_letter_counts() == {"log": 1}

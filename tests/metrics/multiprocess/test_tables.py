@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -62,6 +63,32 @@ def test_scrape_merges_all_workers(folder: Path) -> None:
     line = f'{REQUESTS}{{method="POST",route="/chat",status="200",provider="claude"}} 3.0\n'
     assert line.encode() in metrics.render()
     assert f"{IN_PROGRESS} 1.0\n".encode() in generate_latest(metrics.registry)
+
+
+def test_own_series_are_those_of_this_worker(folder: Path) -> None:
+    """Counts of other workers are left out; those of an earlier one are there from the start."""
+    earlier, other = WorkerFiles(folder), WorkerFiles(folder)
+    earlier.new_row(families.REQUESTS, ("POST", "/chat", "200", "claude"))[0] += 5
+    other.new_row(families.REQUESTS, ("POST", "/chat", "200", "claude"))[0] += 7
+    earlier.close()
+    metrics = worker()
+
+    def requests() -> list[float]:
+        rows = [rows for family, rows in metrics.own_series() if family.name == REQUESTS]
+        return [row[0] for part in rows for row in part.values()]
+
+    before = requests()
+    metrics.on_open()
+    metrics(finished())
+
+    assert (before, requests()) == ([5], [6])
+    other.new_row(families.IN_PROGRESS, ())
+    assert metrics.workers() == 2
+    assert [row[0] for row in dict(_by_name(metrics))[REQUESTS].values()] == [13]
+
+
+def _by_name(metrics: HttpMetrics) -> list[tuple[str, Any]]:
+    return [(family.name, rows) for family, rows in metrics.series()]
 
 
 def test_open_websockets_of_all_workers_are_added(folder: Path) -> None:

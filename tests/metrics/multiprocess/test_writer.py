@@ -175,7 +175,13 @@ def test_full_disk_keeps_new_rows_in_memory(
             assert list(row) == [0, 0, 0, 0, 1]
 
     assert value(tmp_path, COUNTER, "a", "ok") == [1]
+    with largest_file(0):
+        own = files.rows()
     assert value(tmp_path, HISTOGRAM, "0") is None
+    assert {family.name: len(rows) for family, rows in own.items()} == {
+        COUNTER.name: 1,
+        HISTOGRAM.name: 3,
+    }
     (message,) = caplog.messages
     assert "metrics of this process are incomplete in scrapes" in message
 

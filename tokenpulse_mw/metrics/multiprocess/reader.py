@@ -77,6 +77,10 @@ class Workers:
         self._indexes = indexes
         return merge_by_name(merged)
 
+    def count(self) -> int:
+        """Return the number of live workers that have requests in progress, or had one."""
+        return sum(file.kind == "gauge" for file in self._files())
+
     def _files(self) -> list[SlotFile]:
         """Return the files whose rows count, in a stable order."""
         try:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
-from ..rows import Series, exposed
+from ..families import Family
+from ..rows import Labels, Row, Series, exposed
 from ..tables import Tables
 from .reader import Workers, client_registry
 from .writer import WorkerFiles
@@ -44,8 +46,17 @@ class WorkerTables(Tables):
             self.in_progress = []
 
     def own_series(self) -> list[Series]:
-        """Return the families of the files of this worker."""
-        return [(family, rows) for family, rows in self._files.rows().items()]
+        """Return every family with the rows of the files of this worker.
+
+        A family that an earlier worker of another version has left follows the one of this version.
+        """
+        own: dict[Family, Mapping[Labels, Row]] = {**self._files.rows()}
+        current = [(rows.family, own.pop(rows.family, {})) for rows in self.all]
+        return [*current, *own.items()]
+
+    def workers(self) -> int:
+        """Return the number of workers that count in the folder."""
+        return self._workers.count()
 
     def series(self) -> list[Series]:
         """Return every family with the merged rows of all workers."""
