@@ -14,6 +14,7 @@ from tokenpulse_mw import (
     ExchangeMiddleware,
     HttpMetrics,
     Policy,
+    Providers,
     RateLimitMiddleware,
     annotate,
     keys,

@@ -69,6 +69,7 @@ async def test_keep_firing_applies_to_every_rule() -> None:
     scenario = Scenario(keep_firing=45, traffic_keep_firing=90, master_rpm=10, error_rate=0.1)
     scenario.observe(20, tenant="acme", api_key="k1", provider="claude", status=502, duration=50.0)
     scenario.observe(20, tenant="acme", provider="claude", status=429, limited=True)
+    scenario.observe(20, credential="c1", provider="claude", status=401)
     quota_rule = quota_exceeded(lambda: [("k1", 10, 10)])
     await quota_rule.refresh()
     budget_rule = budget(lambda: [("k1", 10, 10, "dollars")])
