@@ -6,29 +6,14 @@ from typing import Any
 
 import pytest
 
-from tokenpulse_mw import Exchange
 from tokenpulse_mw.alerts import Finding, Subject, stalled_request
 from tokenpulse_mw.alerts.steps import finish
 from tokenpulse_mw.alerts.traffic.bucket import Bucket, Profile
 from tokenpulse_mw.exchange import RequestsInProgress
 
 from ...support.clock import FakeClock
+from .open_request import Open
 from .scenario import Scenario
-
-
-class Open:
-    """A request in progress that has sent no message."""
-
-    messages = 0
-    may_be_idle = False
-
-    def __init__(self, started: float, phase: Any = "waiting", **facts: Any) -> None:
-        self.started, self.phase = started, phase
-        self._facts = {"route": "/v1/chat", "provider": "claude", **facts}
-
-    def snapshot(self) -> Exchange:
-        """Return the exchange as far as it is known."""
-        return Exchange("POST", self.started, duration=1000.0 - self.started, **self._facts)
 
 
 def in_progress(*requests: Open) -> RequestsInProgress:
@@ -142,4 +127,4 @@ def test_only_the_oldest_hundred_requests_are_examined() -> None:
 def test_rule_needs_requests_in_progress() -> None:
     """The error names what is expected."""
     with pytest.raises(ValueError, match=r"^in_progress must be RequestsInProgress\(\.\.\.\), got"):
-        stalled_request(None)  # type: ignore[arg-type]
+        stalled_request(3)  # type: ignore[arg-type]

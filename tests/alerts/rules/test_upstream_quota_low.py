@@ -130,5 +130,5 @@ def test_rule_without_a_threshold_finds_nothing() -> None:
 
 def test_rule_needs_upstream_quotas() -> None:
     """The error names what is expected."""
-    with pytest.raises(ValueError, match=r"^quotas must be UpstreamQuotas\(\.\.\.\), got None$"):
-        upstream_quota_low(None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^upstream must be UpstreamQuotas\(\.\.\.\), got 3$"):
+        upstream_quota_low(3)  # type: ignore[arg-type]
