@@ -168,7 +168,7 @@ def test_invalid_limit_does_not_hide_the_other_one() -> None:
     )
 )
 def test_any_values_give_plausible_quotas(headers: list[tuple[bytes, bytes]]) -> None:
-    """Whatever a vendor sends, the numbers are in range and nothing is raised."""
+    """For any values, the numbers are in range and nothing is raised."""
     quotas, _ = parse_quotas(headers, wall=lambda: NOW)
 
     for quota in quotas:
@@ -319,7 +319,7 @@ def test_whole_limit_is_available_after_its_reset(clock: FakeClock) -> None:
 
 
 def test_limit_without_a_size_is_unknown_after_its_reset(clock: FakeClock) -> None:
-    """What is left then cannot be told."""
+    """No number is known then."""
     quotas = UpstreamQuotas(clock=clock)
     quotas.add(finished(UpstreamQuota("requests", 2, None, 20.0)))
 
