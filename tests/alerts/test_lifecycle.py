@@ -321,7 +321,8 @@ def test_label_of_a_missing_severity_is_empty() -> None:
     ("subject", "metadata", "provider"),
     [
         (Subject("provider", "claude", "Claude"), {}, "claude"),
-        (Subject("apikey", "c1", "claude"), {}, "claude"),
+        (Subject("apikey", "c1", "claude-prod"), {"provider": "claude"}, "claude"),
+        (Subject("apikey", "c1", "claude-prod"), {}, ""),
         (Subject("key", "k1", "claude"), {}, ""),
         (Subject("key", "k1"), {"provider": "gemini"}, "gemini"),
         (Subject("key", "k1"), {"provider": 5}, ""),
@@ -331,7 +332,7 @@ def test_label_of_a_missing_severity_is_empty() -> None:
 def test_label_provider_is_from_the_subject_or_the_metadata(
     subject: Subject, metadata: dict[str, Any], provider: str
 ) -> None:
-    """A credential has its provider as its name; for other subjects the metadata has it."""
+    """A name is never a label, since it may change while the alert fires."""
     current = Finding(
         type="t", subject=subject, severity="info", title="", message="", metadata=metadata
     )

@@ -193,7 +193,7 @@ def labels_of(finding: Finding, severity: Severity | None) -> dict[str, str]:
 def _provider(finding: Finding) -> str:
     """Return the provider that an alert is about, or an empty string."""
     subject = finding.subject
-    if subject.kind in ("provider", "apikey"):
-        return subject.id if subject.kind == "provider" else subject.name
+    if subject.kind == "provider":
+        return subject.id
     provider = finding.metadata.get("provider")
     return provider if isinstance(provider, str) else ""

@@ -24,6 +24,7 @@ def annotate(
     tenant_name: str | None = None,
     api_key: str | None = None,
     credential: str | None = None,
+    credential_group: str | None = None,
     model: str | None = None,
     usage: TokenUsage | None = None,
     cost: Price | None = None,
@@ -46,6 +47,8 @@ def annotate(
         api_key: Id or hash of the tenant's API key, never the secret.
         credential: Id or hash of the upstream API key, never the secret. It must be unique over
             all providers.
+        credential_group: Readable name of the group or label of the upstream API key, such as
+            "claude-prod".
         model: The model that responds, or was requested. It names the provider, if no provider is
             given.
         usage: The tokens used; it overrides the metered usage.
@@ -62,6 +65,7 @@ def annotate(
         "tenant_name": tenant_name,
         "api_key": api_key,
         "credential": credential,
+        "credential_group": credential_group,
         "model": model,
     }
     try:

@@ -75,6 +75,7 @@ class Exchange(msgspec.Struct, eq=False):
         tenant_name: Readable name of the tenant, if annotated.
         api_key: Id of the tenant's API key, if annotated; never the secret.
         credential: Id of the upstream API key, if annotated; never the secret.
+        credential_group: Readable name of the group of that key, if annotated.
     """
 
     method: str
@@ -100,3 +101,4 @@ class Exchange(msgspec.Struct, eq=False):
     tenant_name: str | None = None
     api_key: str | None = None
     credential: str | None = None
+    credential_group: str | None = None

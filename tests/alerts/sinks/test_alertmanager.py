@@ -272,7 +272,7 @@ def test_change_of_severity_resolves_the_old_alert() -> None:
     ("subject", "metadata", "provider"),
     [
         (Subject("provider", "claude"), {}, "claude"),
-        (Subject("apikey", "c1", "gemini"), {"provider": "claude"}, "gemini"),
+        (Subject("apikey", "c1", "claude-prod"), {"provider": "claude"}, "claude"),
         (Subject("apikey", "c1"), {}, None),
         (Subject("key", "k1", "claude"), {"provider": 7}, None),
         (Subject("key", "k1"), {"provider": "codex"}, "codex"),

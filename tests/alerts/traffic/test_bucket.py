@@ -40,6 +40,7 @@ OUTCOMES = st.builds(
     successes=NUMBER,
     last_success=st.integers(0, 100),
     failed_at=st.lists(st.integers(1, 100), max_size=5).map(sorted),
+    group=NAME,
 )
 USAGE = st.tuples(st.floats(0, 9), st.floats(1, 9), st.floats(0, 9))
 BUCKETS = st.builds(
@@ -49,6 +50,7 @@ BUCKETS = st.builds(
     arrivals=st.lists(NUMBER, min_size=5, max_size=5),
     tenants=counts(NAME),
     tenant_names=st.dictionaries(NAME, NAME, max_size=3),
+    key_tenants=st.dictionaries(NAME, NAME, max_size=3),
     limited=st.dictionaries(NAME, NUMBER, max_size=3),
     rate_limited=counts(NAME),
     keys=counts(NAME),

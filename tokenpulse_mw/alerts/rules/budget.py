@@ -12,7 +12,7 @@ from ..lifecycle import Finding, Subject
 from ..thresholds import Thresholds
 from ..traffic.bucket import QuotaKey, Usage, merge_quotas
 from ..traffic.traffic import Traffic
-from .rule import Steps, display_name, escaped, severity_for
+from .rule import Owner, Steps, escaped, owner_of_limit, severity_for
 from .source import MAX_NUMBER, Kind, PolledSource, Source, near_limit, parse_identity, parse_number
 
 _MICROS = 1_000_000
@@ -106,7 +106,8 @@ class BudgetRule:
                 forecast = _forecast(trend, limit, wall)
             state = _State(_micros(used), _micros(limit), forecast, wall)
             if state.limit and state.share >= threshold * thresholds.resolve_ratio:
-                yield _finding(key, state, threshold, thresholds)
+                owner = owner_of_limit(traffic, key[1])
+                yield _finding(key, owner, state, threshold, thresholds)
             else:
                 yield None
         self._trends = trends
@@ -257,11 +258,13 @@ class _State(NamedTuple):
         return self.used / self.limit
 
 
-def _finding(key: QuotaKey, state: _State, threshold: float, thresholds: Thresholds) -> Finding:
+def _finding(
+    key: QuotaKey, owner: Owner, state: _State, threshold: float, thresholds: Thresholds
+) -> Finding:
     policy, identity = key
     share = state.share
     steps: Steps = ((1, "critical"), (threshold, "warning"))
-    subject = Subject("budget", identity)
+    subject = Subject("budget", identity, owner.name)
     per_mille = state.used * 1000 // state.limit  # rounded down: 99.99 % is not used up
     used, limit = (_dollars(micros, state.limit) for micros in (state.used, state.limit))
     return Finding(
@@ -271,8 +274,8 @@ def _finding(key: QuotaKey, state: _State, threshold: float, thresholds: Thresho
         severity=severity_for(share, steps),
         keeps=severity_for(share, steps, thresholds.resolve_ratio),
         title="Budget used up" if share >= 1 else f"Budget at {per_mille // 10} %",
-        message=f"{display_name(subject)} of policy {escaped(policy)} has used {used} of {limit} "
-        f"USD ({per_mille // 10}.{per_mille % 10} %){_forecast_text(state)}",
+        message=f"Budget {identity!r}{owner.suffix(identity)} of policy {escaped(policy)} has used "
+        f"{used} of {limit} USD ({per_mille // 10}.{per_mille % 10} %){_forecast_text(state)}",
         value=share,
         metadata={
             "used": state.used / _MICROS,
@@ -280,6 +283,7 @@ def _finding(key: QuotaKey, state: _State, threshold: float, thresholds: Thresho
             "policy": policy,
             "threshold": threshold,
             "forecast": None if state.forecast is None else _utc(state.forecast).isoformat(),
+            **owner.metadata,
         },
         keep_firing=thresholds.keep_firing,
         window=0,  # the source is complete at once after a restart

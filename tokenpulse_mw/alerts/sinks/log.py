@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 
+from ..lifecycle import GLOBAL, Finding
 from .event import AlertEvent
 from .text import LONGEST_FINGERPRINT, single_line
 
 logger = logging.getLogger("tokenpulse_mw.alerts")
 
+_MAX_NAME_CHARS = 256
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "critical": logging.ERROR}
 
 
@@ -25,5 +27,14 @@ class LogSink:
             event.transition,
             single_line(event.fingerprint, LONGEST_FINGERPRINT),
             finding.severity,
-            finding.title if resolved else finding.message,
+            _resolved_text(finding) if resolved else finding.message,
         )
+
+
+def _resolved_text(finding: Finding) -> str:
+    """Return the title, and the name of the subject if the title does not have it."""
+    subject = finding.subject
+    is_named = subject != GLOBAL and subject.name not in ("", subject.id)
+    if not is_named or subject.name in finding.title:
+        return finding.title
+    return f"{finding.title} ({single_line(subject.name, _MAX_NAME_CHARS)})"

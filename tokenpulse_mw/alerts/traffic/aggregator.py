@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -81,6 +82,8 @@ class TrafficAggregator:
         offset: Seconds to add to the engine's clock; a change takes effect with the next bucket.
         overflowed: Number of events counted as `__overflow__`.
         profile: Profile of the open bucket.
+        tenant_names: Last known name of each recent tenant of this process; at most
+            `max_subjects`.
     """
 
     def __init__(
@@ -95,6 +98,8 @@ class TrafficAggregator:
     ) -> None:
         self.offset = offset
         self.overflowed = 0
+        self.tenant_names: OrderedDict[str, str] = OrderedDict()
+        self._max_subjects = max_subjects
         self._max_names = 4 * max_subjects
         self._max_usage_rows = max_subjects  # in an hour
         self._usage_hour, self._usage_rows = -1, set[UsageKey]()
@@ -258,15 +263,31 @@ class TrafficAggregator:
             if len(self._bucket.keys) + len(self._bucket.tenants) > _MAX_BUCKET_NAMES:
                 self._close()
         traffic_class = self._classes.get(key[:-2]) or self._new_class(key[:-2])
-        if exchange.tenant and exchange.tenant_name:
-            names, tenant = self._bucket.tenant_names, valid_text(exchange.tenant)
-            if tenant in names or len(names) < self._max_names:
-                names[tenant] = valid_text(exchange.tenant_name)
+        self._add_names(exchange, traffic_class)
         failed_at: Sequence[int] = ()
         if traffic_class.outcomes is not None:
             failed_at = _ALWAYS if traffic_class.is_failure else traffic_class.outcomes.failed_at
         row = self._rows[key] = [0, 0, None, failed_at, traffic_class]
         return row
+
+    def _add_names(self, exchange: Exchange, traffic_class: TrafficClass) -> None:
+        """Store the names of the tenant and of the credential."""
+        if exchange.tenant and exchange.tenant_name:
+            bucket, tenant = self._bucket, _name(exchange.tenant)
+            self._set(bucket.tenant_names, tenant, valid_text(exchange.tenant_name))
+            if exchange.api_key:
+                tenants, key = bucket.key_tenants, _name(exchange.api_key)
+                self._set(tenants, key, max(tenant, tenants.get(key, "")))  # as in `merge`
+            self.tenant_names[tenant] = valid_text(exchange.tenant_name)
+            self.tenant_names.move_to_end(tenant)
+            if len(self.tenant_names) > self._max_subjects:
+                self.tenant_names.popitem(last=False)
+        if exchange.credential and exchange.credential_group and traffic_class.outcomes:
+            traffic_class.outcomes.group = valid_text(exchange.credential_group)
+
+    def _set(self, names: dict[str, str], identity: str, name: str) -> None:
+        if identity in names or len(names) < self._max_names:
+            names[identity] = name
 
     def _new_class(self, key: tuple[Any, ...]) -> TrafficClass:
         if len(self._classes) >= _MAX_ROWS:

@@ -95,6 +95,7 @@ class Bucket:
         arrivals: Requests in each second of the slot.
         tenants: Requests and tokens of each tenant.
         tenant_names: Display names of tenants.
+        key_tenants: Tenant of each key whose tenant has a name.
         limited: Limited requests of each tenant.
         rate_limited: Responses with 429 of each provider, and how many of them came from the
             gateway's own limit.
@@ -113,6 +114,7 @@ class Bucket:
     arrivals: list[int] = field(default_factory=list)
     tenants: dict[str, int] = field(default_factory=dict)
     tenant_names: dict[str, str] = field(default_factory=dict)
+    key_tenants: dict[str, str] = field(default_factory=dict)
     limited: dict[str, int] = field(default_factory=dict)
     rate_limited: dict[str, int] = field(default_factory=dict)
     keys: dict[str, int] = field(default_factory=dict)
@@ -176,6 +178,8 @@ class Bucket:
         _add(self.rate_limited, other.rate_limited)
         for tenant, name in other.tenant_names.items():
             self.tenant_names[tenant] = max(name, self.tenant_names.get(tenant, ""))
+        for key, tenant in other.key_tenants.items():
+            self.key_tenants[key] = max(tenant, self.key_tenants.get(key, ""))
         if self.profile == other.profile:
             _add(self.keys, other.keys)
             _add(self.latencies, other.latencies)
@@ -233,6 +237,7 @@ class _EncodedBucket(msgspec.Struct, array_like=True):
     arrivals: list[Natural]
     tenants: Columns[str]
     tenant_names: dict[str, str]
+    key_tenants: dict[str, str]
     limited: dict[str, Natural]
     rate_limited: Columns[str]
     keys: Columns[str]
@@ -260,6 +265,7 @@ def encode_bucket(bucket: Bucket, protocol: int = PROTOCOL) -> bytes:
             bucket.arrivals,
             Columns.of(bucket.tenants),
             bucket.tenant_names,
+            bucket.key_tenants,
             bucket.limited,
             Columns.of(bucket.rate_limited),
             Columns.of(bucket.keys),
@@ -288,6 +294,7 @@ def decode_bucket(payload: bytes, protocol: int) -> Bucket:
         arrivals=encoded.arrivals,
         tenants=encoded.tenants.packed(),
         tenant_names=encoded.tenant_names,
+        key_tenants=encoded.key_tenants,
         limited=encoded.limited,
         rate_limited=encoded.rate_limited.packed(),
         keys=encoded.keys.packed(),

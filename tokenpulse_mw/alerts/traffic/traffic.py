@@ -49,6 +49,7 @@ class _State(msgspec.Struct, array_like=True):
     hot: dict[str, bytes]  # encoded columns by kind of window
     limited: dict[str, Natural]
     tenant_names: list[tuple[str, str]]
+    key_tenants: list[tuple[str, str]]
     upstreams: list[tuple[Upstream, Streak]]
 
 
@@ -95,6 +96,7 @@ class Traffic:
         counts: All windows.
         upstreams: Recent outcomes of each upstream.
         tenant_names: Last known name of each recent tenant.
+        key_tenants: Last known tenant of each recent key whose tenant has a name.
         thresholds: Thresholds that the windows are configured for.
     """
 
@@ -111,6 +113,7 @@ class Traffic:
         )
         self.upstreams: Streaks[Upstream] = Streaks(max_subjects=max_subjects)
         self.tenant_names: OrderedDict[str, str] = OrderedDict()
+        self.key_tenants: OrderedDict[str, str] = OrderedDict()
         self.thresholds = thresholds
         self._max_subjects = max_subjects
         self._bucket_seconds = bucket_seconds
@@ -130,10 +133,14 @@ class Traffic:
         self._newest = max(self._newest, bucket.slot)
         self.advance(bucket.slot * self._bucket_seconds)
         yield from self.counts.add(bucket)
-        for names in batches(bucket.tenant_names.items(), _BATCH):
-            for tenant, name in names:
-                self._set_name(tenant, self.tenant_names.get(tenant, name) if late else name)
-            yield
+        for known, added in (
+            (self.tenant_names, bucket.tenant_names),
+            (self.key_tenants, bucket.key_tenants),
+        ):
+            for names in batches(added.items(), _BATCH):
+                for identity, name in names:
+                    self._set_name(known, identity, known.get(identity, name) if late else name)
+                yield
         for parts in batches(bucket.outcomes.items(), 200):
             for upstream, outcomes in parts:
                 self.upstreams.add(upstream, outcomes)
@@ -224,6 +231,7 @@ class Traffic:
             hot,
             dict(self.limited.items()),
             list(self.tenant_names.items()),
+            list(self.key_tenants.items()),
             list(self.upstreams.items()),
         )
         yield
@@ -302,10 +310,14 @@ class Traffic:
         self._newest = int(now // self._bucket_seconds) if is_later else state.newest
         self.advance(self._newest * self._bucket_seconds)
         yield
-        for names in batches(state.tenant_names, _BATCH):
-            for tenant, name in names:
-                self._set_name(tenant, name)
-            yield
+        for known, stored in (
+            (self.tenant_names, state.tenant_names),
+            (self.key_tenants, state.key_tenants),
+        ):
+            for names in batches(stored, _BATCH):
+                for identity, name in names:
+                    self._set_name(known, identity, name)
+                yield
         for streaks in batches(state.upstreams, _BATCH):
             for upstream, streak in streaks:
                 if is_later:
@@ -316,11 +328,11 @@ class Traffic:
             self.limited.add(tenant, requests)
         return hot
 
-    def _set_name(self, tenant: str, name: str) -> None:
-        self.tenant_names[tenant] = name
-        self.tenant_names.move_to_end(tenant)
-        if len(self.tenant_names) > self._max_subjects:
-            self.tenant_names.popitem(last=False)
+    def _set_name(self, names: OrderedDict[str, str], identity: str, name: str) -> None:
+        names[identity] = name
+        names.move_to_end(identity)
+        if len(names) > self._max_subjects:
+            names.popitem(last=False)
 
 
 def _encoded(packed: dict[Any, int]) -> Steps[bytes]:
