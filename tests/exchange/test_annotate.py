@@ -175,7 +175,9 @@ async def test_invalid_annotation_is_reported_and_the_request_continues(
     assert len(caplog.records) == 1
 
 
-@pytest.mark.parametrize("field", ["tenant", "tenant_name", "api_key", "credential", "model"])
+@pytest.mark.parametrize(
+    "field", ["tenant", "tenant_name", "api_key", "credential", "credential_group", "model"]
+)
 @pytest.mark.anyio
 async def test_long_annotation_is_truncated_with_a_hash(field: str) -> None:
     """A text longer than 256 characters is recorded as its beginning and a hash of it."""

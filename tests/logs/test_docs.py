@@ -135,5 +135,5 @@ def test_access_log_table_lists_every_field() -> None:
     listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
 
     optional = {"time_to_first_byte", "input_tokens", "output_tokens", "limited"}
-    annotated = {"tenant", "api_key", "credential"}
+    annotated = {"tenant", "tenant_name", "api_key", "credential", "credential_group"}
     assert listed == ENTRY.keys() - {"time", "level", "module", "message"} | optional | annotated

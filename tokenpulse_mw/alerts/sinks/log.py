@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 
-from ..lifecycle import GLOBAL, Finding
+from ..lifecycle import Finding
 from .event import AlertEvent
-from .text import LONGEST_FINGERPRINT, single_line
+from .text import LONGEST_FINGERPRINT, name_of, single_line
 
 logger = logging.getLogger("tokenpulse_mw.alerts")
 
-_MAX_NAME_CHARS = 256
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "critical": logging.ERROR}
 
 
@@ -33,8 +32,5 @@ class LogSink:
 
 def _resolved_text(finding: Finding) -> str:
     """Return the title, and the name of the subject if the title does not have it."""
-    subject = finding.subject
-    is_named = subject != GLOBAL and subject.name not in ("", subject.id)
-    if not is_named or subject.name in finding.title:
-        return finding.title
-    return f"{finding.title} ({single_line(subject.name, _MAX_NAME_CHARS)})"
+    name = name_of(finding.subject)
+    return finding.title if name in finding.title else f"{finding.title} ({name})"
