@@ -176,7 +176,11 @@ class AlertEngine:
         self.controls = self._fleet.controls
         self.usage_sink = usage_sink
         self._exporter = UsageExporter(
-            self.store, usage_sink, wall=lambda: self.wall(), leads=lambda: self.leads
+            self.store,
+            usage_sink,
+            wall=lambda: self.wall(),
+            leads=lambda: self.leads,
+            tenant_name=self.tenant_name,
         )
 
     def observe(self, exchange: Exchange) -> None:
@@ -421,6 +425,16 @@ class AlertEngine:
                 self._fleet.took_over = anyio.Event()
                 wait = self._seconds_to_evaluation()
 
+    def tenant_name(self, tenant: str) -> str | None:
+        """Return the last known name of a tenant; None if this process does not know it.
+
+        The leader knows the names of recent tenants of all processes; any other process, of those
+        that it has served.
+        """
+        leadership = self._fleet.leadership
+        names = {} if leadership is None else leadership.evaluator.traffic.tenant_names
+        return names.get(tenant) or self._member.aggregator.tenant_names.get(tenant)
+
     async def export_usage(self) -> None:
         """Send the usage of ended hours to `usage_sink`, if there is one and this process leads.
 
@@ -433,8 +447,8 @@ class AlertEngine:
 
     async def _evaluate_now(self) -> None:
         if self._fleet.leadership is None:
-            quotas = await self._rules.report_quotas()
-            self._member.aggregator.report_quotas(quotas, self.clock())
+            reports = await self._rules.report()
+            self._member.aggregator.add_reports(reports, self.clock())
         await self._evaluate(at_once=not self._member.has_peers)
 
     async def _guard(self, component: str, call: Callable[[], Awaitable[None]]) -> None:

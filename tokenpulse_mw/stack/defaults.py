@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute
 from ..alerts import (
     AlertEngine,
     AlertmanagerSink,
+    Finding,
     Fleet,
     LogSink,
     Sink,
@@ -396,7 +397,7 @@ class AlertedProviders:
         """Return a warning for each credential and provider that is down."""
         at = time.time()
         return {
-            f"{finding.subject.name or finding.subject.id}:consecutiveFailures": Observation(
+            f"{_failing_part(finding)}:consecutiveFailures": Observation(
                 CheckResult(
                     status="warn",
                     observed_value=finding.value,
@@ -409,6 +410,12 @@ class AlertedProviders:
             for finding in self._engine.firing
             if finding.type == "provider_down"
         }
+
+
+def _failing_part(finding: Finding) -> str:
+    """Return the provider of an alert, else the group or the id of its credential."""
+    subject = finding.subject
+    return str(finding.metadata.get("provider") or subject.name or subject.id)
 
 
 def configure_logs(settings: Settings) -> None:

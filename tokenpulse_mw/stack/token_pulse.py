@@ -73,6 +73,8 @@ logger = logging.getLogger("tokenpulse_mw")
 
 Layer = tuple[Any, dict[str, Any]]  # a middleware and its options
 
+# Annotations in the access log. Not `api_key`: some applications annotate the key itself.
+_LOGGED_ANNOTATIONS = ("tenant", "tenant_name", "credential", "credential_group")
 _OF_ROUTE_LIMITS = ("default_key", "headers", "respond", "enforce", "on_decision")
 
 
@@ -470,7 +472,7 @@ class TokenPulse:
         if self.settings.alerts:
             ours.append(self.engine.observe)
         if self.settings.access_log:
-            ours.append(AccessLog())
+            ours.append(AccessLog(include=_LOGGED_ANNOTATIONS))
             ids.append((RequestIdMiddleware, {}))  # outermost, so that every line has the id
         options: dict[str, Any] = {
             "gateway": Gateway(self.settings.alerts, self.policies),

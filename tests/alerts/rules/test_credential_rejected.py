@@ -58,7 +58,20 @@ def test_finding_names_the_credential_and_what_to_do() -> None:
         "API Key ID c1 in group 'claude' got 5 responses with 401 or 403 in a row: it is revoked, "
         "expired or not permitted"
     )
-    assert (finding.value, finding.metadata) == (5, {"rejections": 5, "threshold": 5})
+    assert finding.value == 5
+    assert finding.metadata == {"rejections": 5, "threshold": 5, "provider": "claude"}
+
+
+def test_group_of_the_credential_is_its_name() -> None:
+    """The provider stays in the metadata, which labels are made of."""
+    scenario = Scenario()
+    scenario.observe(5, credential="c1", credential_group="prod", provider="claude", status=401)
+
+    (finding,) = scenario.evaluate(credential_rejected)
+
+    assert finding.subject == Subject("apikey", "c1", "prod")
+    assert "in group 'prod'" in finding.message
+    assert finding.metadata["provider"] == "claude"
 
 
 def test_credentials_are_counted_separately() -> None:

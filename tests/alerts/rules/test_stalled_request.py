@@ -8,7 +8,7 @@ import pytest
 
 from tokenpulse_mw.alerts import Finding, Subject, stalled_request
 from tokenpulse_mw.alerts.steps import finish
-from tokenpulse_mw.alerts.traffic.bucket import Bucket, Profile
+from tokenpulse_mw.alerts.traffic.bucket import Bucket, Profile, ReportKey
 from tokenpulse_mw.exchange import RequestsInProgress
 
 from ...support.clock import FakeClock
@@ -99,15 +99,15 @@ def test_phase_without_a_threshold_is_never_stalled() -> None:
 async def test_requests_of_other_processes_are_reported_to_the_leader() -> None:
     """The report has the longest idle time of each route, and the number of requests."""
     other = stalled_request(in_progress(Open(300), Open(100), Open(999.5), Open(990, "streaming")))
-    report = await other.report_quotas()
+    report = await other.report()
     assert report == {
         ("stalled_request", "waiting:claude", "/v1/chat"): (900.0, 1.0, 2.0),
         ("stalled_request", "streaming:claude", "/v1/chat"): (10.0, 1.0, 1.0),
     }
     scenario = Scenario()
-    report["budget", "dollars", "acme"] = (9000.0, 1.0, 0.0)
-    report["stalled_request", "new-phase:claude", "/v1/chat"] = (9000.0, 1.0, 1.0)
-    finish(scenario.traffic.apply(Bucket(0, Profile.of(scenario.thresholds), quotas=report)))
+    report[ReportKey("budget", "dollars", "acme")] = (9000.0, 1.0, 0.0)
+    report[ReportKey("stalled_request", "new-phase:claude", "/v1/chat")] = (9000.0, 1.0, 1.0)
+    finish(scenario.traffic.apply(Bucket(0, Profile.of(scenario.thresholds), reports=report)))
 
     (finding,) = scenario.evaluate(stalled_request(in_progress(Open(200))))
     assert finding.message == (

@@ -10,7 +10,7 @@ import pytest
 from tokenpulse_mw import Exchange
 from tokenpulse_mw.alerts import Finding, Subject, upstream_quota_low
 from tokenpulse_mw.alerts.steps import finish
-from tokenpulse_mw.alerts.traffic.bucket import Bucket, Profile
+from tokenpulse_mw.alerts.traffic.bucket import Bucket, Profile, ReportKey
 from tokenpulse_mw.exchange import UpstreamQuota, UpstreamQuotas
 
 from .scenario import Scenario
@@ -105,17 +105,17 @@ async def test_limits_seen_by_other_processes_are_reported_to_the_leader() -> No
     """A limit of which half is used is reported; the lower state of a limit counts."""
     other = quotas(4, credential="c1")
     add(other, 90, 100, "tokens")
-    report = await upstream_quota_low(other).report_quotas()
+    report = await upstream_quota_low(other).report()
     assert len(report) == 1
     scenario = Scenario()
     (key,) = report
-    report["budget", "dollars", "acme"] = (10.0, 10.0, 0.0)
-    report["upstream_quota_low", "requests", '["openai","x","","","requests"]'] = (
+    report[ReportKey("budget", "dollars", "acme")] = (10.0, 10.0, 0.0)
+    report[ReportKey("upstream_quota_low", "requests", '["openai","x","","","requests"]')] = (
         math.nan,
         100.0,
         0.0,
     )
-    finish(scenario.traffic.apply(Bucket(0, Profile.of(scenario.thresholds), quotas=report)))
+    finish(scenario.traffic.apply(Bucket(0, Profile.of(scenario.thresholds), reports=report)))
 
     (finding,) = scenario.evaluate(upstream_quota_low(quotas(7, credential="c1")))
 

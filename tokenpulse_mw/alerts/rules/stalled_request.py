@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ...exchange import RequestInProgress, RequestsInProgress, truncate_with_hash
 from ..lifecycle import Finding, Subject
 from ..thresholds import Thresholds
-from ..traffic.bucket import QuotaKey, Usage
+from ..traffic.bucket import ReportKey, Usage
 from ..traffic.traffic import Traffic
 from .rule import duration_text, escaped
 
@@ -52,7 +52,7 @@ class StalledRequest:
         if least is None:
             return
         groups = _groups(self.in_progress.requests(limit=_MAX_REQUESTS, min_idle=least), limits)
-        for (rule, part, route), (idle, _, requests) in traffic.quotas.items():
+        for (rule, part, route), (idle, _, requests) in traffic.reports.items():
             phase, _, provider = part.partition(":")
             limit = limits.get(phase)
             if rule == self.name and limit is not None and idle >= limit:
@@ -61,11 +61,15 @@ class StalledRequest:
         for (phase, provider, route), stalled in groups.items():
             yield _finding(phase, provider, route, stalled, limits[phase] or 0, thresholds)
 
-    async def report_quotas(self) -> dict[QuotaKey, Usage]:
+    async def report(self) -> dict[ReportKey, Usage]:
         """Return the idle time and the number of idle requests of each route."""
         idle = self.in_progress.requests(limit=_MAX_REQUESTS, min_idle=_MIN_REPORTED_SECONDS)
         return {
-            (self.name, f"{phase}:{provider}", route): (group.idle, 1.0, float(group.requests))
+            ReportKey(self.name, f"{phase}:{provider}", route): (
+                group.idle,
+                1.0,
+                float(group.requests),
+            )
             for (phase, provider, route), group in _groups(idle).items()
         }
 

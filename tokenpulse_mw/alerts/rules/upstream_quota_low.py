@@ -10,7 +10,7 @@ import msgspec
 from ...exchange import UpstreamQuotas
 from ..lifecycle import Finding, Severity, Subject
 from ..thresholds import Thresholds
-from ..traffic.bucket import QuotaKey, Usage, merge_quotas
+from ..traffic.bucket import ReportKey, Usage, merge_reports
 from ..traffic.traffic import Traffic
 from .rule import escaped
 from .source import near_limit
@@ -49,8 +49,8 @@ class UpstreamQuotaLow:
         if threshold is None:
             return
         lowest: dict[tuple[Subject, str], tuple[float, _Limit, Usage]] = {}
-        reported = {key: usage for key, usage in traffic.quotas.items() if key[0] == self.name}
-        merge_quotas(reported, self._own())
+        reported = {key: usage for key, usage in traffic.reports.items() if key.rule == self.name}
+        merge_reports(reported, self._own())
         for (_, _, key), usage in reported.items():
             limit = _LIMITS.decode(key)
             subject = Subject("provider", limit.provider, limit.provider)
@@ -66,12 +66,12 @@ class UpstreamQuotaLow:
             else:
                 yield None
 
-    async def report_quotas(self) -> dict[QuotaKey, Usage]:
+    async def report(self) -> dict[ReportKey, Usage]:
         """Return use and limit of the providers' limits of which at least half is used."""
         return self._own()
 
-    def _own(self) -> dict[QuotaKey, Usage]:
-        usages: dict[QuotaKey, Usage] = {}
+    def _own(self) -> dict[ReportKey, Usage]:
+        usages: dict[ReportKey, Usage] = {}
         for pool in self.upstream.pools():
             size = pool.limit
             if size is None and pool.remaining == 0:
@@ -80,7 +80,7 @@ class UpstreamQuotaLow:
                 limit = _Limit(
                     pool.provider, pool.credential, pool.credential_group, pool.model, pool.unit
                 )
-                key = (self.name, pool.unit, msgspec.json.encode(limit).decode())
+                key = ReportKey(self.name, pool.unit, msgspec.json.encode(limit).decode())
                 usages[key] = (float(size - pool.remaining), float(size), 0.0)
         return near_limit(usages.items())
 
