@@ -14,14 +14,14 @@ from typing import Any, NamedTuple, Self
 
 import anyio
 
-from ..exchange import ErrorReporter, Exchange, Models
+from ..exchange import ErrorReporter, Exchange, Models, RequestsInProgress, UpstreamQuotas
 from ..lifespan import background_tasks
 from ..validation import check_functions, check_positive, describe
 from .delivery import DeliveryContext, Outbox, names_of
 from .evaluator import Evaluator, RuleSet
 from .fleet import STORE_SECONDS, Coordinator, Fleet, FleetMember
 from .lifecycle import Finding
-from .rules import Rule, default_rules
+from .rules import Rule, StalledRequest, UpstreamQuotaLow, default_rules
 from .silences import Silences
 from .sinks import AlertEvent, LogSink, Sink
 from .steps import in_steps
@@ -206,6 +206,18 @@ class AlertEngine:
         """
         if listener not in self._listeners:
             self._listeners.append(listener)
+
+    @property
+    def in_progress(self) -> RequestsInProgress | None:
+        """The requests in progress that the rule `stalled_request` examines; None without it."""
+        rule = self.rules.get("stalled_request")
+        return rule.in_progress if isinstance(rule, StalledRequest) else None
+
+    @property
+    def upstream(self) -> UpstreamQuotas | None:
+        """The limits of providers that `upstream_quota_low` examines; None without it."""
+        rule = self.rules.get("upstream_quota_low")
+        return rule.upstream if isinstance(rule, UpstreamQuotaLow) else None
 
     @property
     def firing(self) -> list[Finding]:

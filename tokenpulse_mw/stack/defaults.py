@@ -27,13 +27,11 @@ from ..alerts import (
     budget,
     default_rules,
     quota_exceeded,
-    stalled_request,
-    upstream_quota_low,
 )
 from ..alerts.engine import check_sinks
 from ..alerts.store import MemoryAlertStore, SQLAlertStore
 from ..config import Settings
-from ..exchange import Models, RequestsInProgress, UpstreamQuotas
+from ..exchange import Models
 from ..health import CheckResult, Observation
 from ..logs import (
     ACCESS_LOGGER,
@@ -185,8 +183,6 @@ def engine(
     thresholds: Thresholds | None,
     sinks: Iterable[Sink] | None,
     models: Models,
-    in_progress: RequestsInProgress,
-    upstream: UpstreamQuotas,
 ) -> AlertEngine:
     """Return the given engine, or one with all rules and the settings.
 
@@ -214,7 +210,6 @@ def engine(
     rules = default_rules()
     rules.append(quota_exceeded(quotas(policies), per_process=True))
     rules.append(budget(budgets(policies), per_process=True))
-    rules += [stalled_request(in_progress), upstream_quota_low(upstream)]
     store, fleet, url = None, Fleet(), settings.alert_store
     if url is None and shared is not None and settings.alerts:
         url = shared.alerts

@@ -162,7 +162,6 @@ class TokenPulse:
         limits.warn_of_local(self.settings, shared, given)
         self.policies = [*self._outer_policies, *inner]
         self.metrics = defaults.metrics(self.settings, shared, metrics, models)
-        self.in_progress, self.upstream = RequestsInProgress(), UpstreamQuotas()
         self.engine = defaults.engine(
             self.settings,
             shared,
@@ -171,9 +170,10 @@ class TokenPulse:
             thresholds=thresholds,
             sinks=sinks,
             models=self.metrics.models,
-            in_progress=self.in_progress,
-            upstream=self.upstream,
         )
+        in_progress, upstream = self.engine.in_progress, self.engine.upstream
+        self.in_progress = RequestsInProgress() if in_progress is None else in_progress
+        self.upstream = UpstreamQuotas() if upstream is None else upstream
         defaults.warn_if_unused(self.settings, engine=engine, metrics=metrics)
         admin, scraper = defaults.admin_guard(self.settings), defaults.metrics_guard(self.settings)
         self.health = HealthRouter(

@@ -176,7 +176,9 @@ def test_bucket_that_cannot_be_encoded_is_dropped_alone(
     backlog = backlog_of(1)
     for slot in (2, 3):
         damaged = bucket(slot, *names)
-        damaged.quotas = {("", "k1"): (1.0, 1 << 70, 0.0)} if names == ["huge"] else {}
+        damaged.quotas = (
+            {("quota_exceeded", "", "k1"): (1.0, 1 << 70, 0.0)} if names == ["huge"] else {}
+        )
         backlog.add(damaged)
     backlog.add(bucket(4, "r4"))
 

@@ -30,12 +30,16 @@ _LIMITS = msgspec.json.Decoder(_Limit)
 
 
 class UpstreamQuotaLow:
-    """The rule that `upstream_quota_low` returns."""
+    """The rule that `upstream_quota_low` returns.
+
+    Attributes:
+        upstream: The limits that this process has seen.
+    """
 
     name = "upstream_quota_low"
 
-    def __init__(self, quotas: UpstreamQuotas) -> None:
-        self._quotas = quotas
+    def __init__(self, upstream: UpstreamQuotas) -> None:
+        self.upstream = upstream
 
     def __call__(
         self, traffic: Traffic, thresholds: Thresholds, now: float
@@ -68,7 +72,7 @@ class UpstreamQuotaLow:
 
     def _own(self) -> dict[QuotaKey, Usage]:
         usages: dict[QuotaKey, Usage] = {}
-        for pool in self._quotas.pools():
+        for pool in self.upstream.pools():
             size = pool.limit
             if size is None and pool.remaining == 0:
                 size = 1
@@ -81,7 +85,7 @@ class UpstreamQuotaLow:
         return near_limit(usages.items())
 
 
-def upstream_quota_low(quotas: UpstreamQuotas) -> UpstreamQuotaLow:
+def upstream_quota_low(upstream: UpstreamQuotas | None = None) -> UpstreamQuotaLow:
     """Return a rule that fires when at most `upstream_quota` of a provider's rate limit is left.
 
     It is critical when nothing is left. The limits are those that the responses of the provider
@@ -89,14 +93,17 @@ def upstream_quota_low(quotas: UpstreamQuotas) -> UpstreamQuotaLow:
     which half is used to the leader once in an interval.
 
     Args:
-        quotas: The limits seen by this process, filled by `ExchangeMiddleware(quotas=...)`.
+        upstream: The limits that this process has seen; new ones if None. `AlertMiddleware` and
+            `TokenPulse` fill those of their engine; otherwise pass them to `ExchangeMiddleware`.
 
     Raises:
-        ValueError: `quotas` are no `UpstreamQuotas`.
+        ValueError: `upstream` has another type.
     """
-    if not isinstance(quotas, UpstreamQuotas):
-        raise ValueError(f"quotas must be UpstreamQuotas(...), got {quotas!r}")
-    return UpstreamQuotaLow(quotas)
+    if upstream is None:
+        upstream = UpstreamQuotas()
+    if not isinstance(upstream, UpstreamQuotas):
+        raise ValueError(f"upstream must be UpstreamQuotas(...), got {upstream!r}")
+    return UpstreamQuotaLow(upstream)
 
 
 def _finding(
