@@ -17,7 +17,7 @@ from tokenpulse_mw import AlertEngine, Exchange, HttpMetrics, Settings, TokenPul
 
 from ..support.apps import WORDS, event, raising_mid_stream
 
-LEFT = {
+QUOTA_HEADERS = {
     f"x-ratelimit-{part}-{unit}": value
     for unit in ("requests", "tokens")
     for part, value in {"limit": "100", "remaining": "40"}.items()
@@ -31,7 +31,7 @@ Samples = Mapping[str, list[Mapping[str, str]]]
 
 async def _plain(request: Request) -> Response:
     content = {"object": "chat.completion", "choices": [], "usage": USAGE}
-    return JSONResponse(content, headers=LEFT)
+    return JSONResponse(content, headers=QUOTA_HEADERS)
 
 
 async def _streamed(request: Request) -> Response:

@@ -241,6 +241,8 @@ def test_outage_sends_one_alert_and_its_resolution(
     errors = [alert for alert in alerts if alert["labels"]["alertname"] == "HighErrorRate"]
     assert len({alert["startsAt"] for alert in errors}) == 1
     assert all(alert["labels"]["severity"] == "critical" for alert in errors)
+    description = errors[0]["annotations"]["description"]
+    assert description.endswith("Most failures have the fault provider.")
     assert {provider for _, _, provider in notifications(receiver)} == {"claude"}
 
 
