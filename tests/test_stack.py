@@ -941,11 +941,36 @@ def test_access_log_has_the_request_id(
     assert line.endswith("request_id=r-1")
 
 
-def test_a_provider_that_is_down_is_a_warning_of_readiness(metrics: HttpMetrics) -> None:
+def test_access_log_has_tenant_and_credential_with_their_names(
+    metrics: HttpMetrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Wherever an id stands, its name stands too; the client's API key is not logged."""
+    caplog.set_level("INFO", logger="tokenpulse_mw.access")
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        annotate(scope, tenant="7", tenant_name="Acme Ltd", api_key="k1")
+        annotate(scope, credential="c1", credential_group="claude-prod")
+        await answering()(scope, receive, send)
+
+    pulse = TokenPulse(settings=Settings(access_log=True), metrics=metrics)
+    TestClient(pulse.wrap(app)).get("/claude/chat")
+
+    (record,) = caplog.records
+    names = ' tenant=7 tenant_name="Acme Ltd" credential=c1 credential_group=claude-prod '
+    assert names in record.getMessage()
+    assert vars(record)["credential_group"] == "claude-prod"
+    assert "k1" not in record.getMessage()
+
+
+@pytest.mark.parametrize("group", [None, "claude-prod"])
+def test_a_provider_that_is_down_is_a_warning_of_readiness(
+    metrics: HttpMetrics, group: str | None
+) -> None:
     """The service stays ready, and authorized requests see the provider."""
     pulse = TokenPulse(settings=Settings(admin_token=TOKEN), metrics=metrics)
+    failure = {"provider": "claude", "credential": "c1", "credential_group": group, "status": 502}
     for _ in range(10):
-        pulse.engine.observe(Exchange("POST", 0.0, provider="claude", credential="c1", status=502))
+        pulse.engine.observe(Exchange("POST", 0.0, **failure))  # type: ignore[arg-type]
     anyio.run(pulse.engine.evaluate)
     client = TestClient(pulse.wrap(answering()))
 

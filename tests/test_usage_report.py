@@ -29,7 +29,7 @@ def gateway(**options: Any) -> tuple[TokenPulse, FastAPI]:
 
     @app.post("/chat")
     async def chat(request: Request) -> dict[str, Any]:
-        annotate(request, tenant=tenant_of(request))
+        annotate(request, tenant=tenant_of(request), tenant_name=request.headers.get("x-name"))
         return ANSWER
 
     pulse.install(app)
@@ -41,7 +41,7 @@ def test_tenant_and_operator_read_the_usage() -> None:
     pulse, app = gateway()
     with TestClient(app) as client:
         for tenant in ("acme", "acme", "zeta"):
-            client.post("/chat", headers={"x-tenant": tenant})
+            client.post("/chat", headers={"x-tenant": tenant, "x-name": tenant.title()})
         client.portal.call(pulse.engine.evaluate)  # type: ignore[union-attr]
 
         own = client.get("/usage", headers={"x-tenant": "acme"}).json()["rows"]
@@ -49,7 +49,10 @@ def test_tenant_and_operator_read_the_usage() -> None:
         every = client.get("/admin/usage?by=tenant", headers=admin).json()["rows"]
 
     assert [(row["requests"], row["input_tokens"]) for row in own] == [(2, 200)]
-    assert [(row["tenant"], row["requests"]) for row in every] == [("acme", 2), ("zeta", 1)]
+    assert [(row["tenant"], row["tenant_name"], row["requests"]) for row in every] == [
+        ("acme", "Acme", 2),
+        ("zeta", "Zeta", 1),
+    ]
 
 
 def test_cost_of_a_model_is_in_metrics_and_usage() -> None:

@@ -186,6 +186,30 @@ def test_alert_of_a_rule_without_hysteresis_deescalates_at_once() -> None:
     assert step(alert, finding("info"), now=0, cooldown=60)[1] == "deescalated"
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "severity"),
+    [("", "claude", "warning"), ("claude", "gemini", "critical"), ("claude", "claude", "info")],
+)
+def test_alert_keeps_its_first_provider(first: str, second: str, severity: Severity) -> None:
+    """The provider of a credential is a label, so a later one would be another alert."""
+
+    def of(provider: str, severity: Severity) -> Finding:
+        return Finding(
+            type="provider_down",
+            subject=Subject("apikey", "c1", "claude-prod"),
+            severity=severity,
+            title="",
+            message="",
+            metadata={"provider": provider, "failures": 10},
+        )
+
+    alert, _ = step(None, of(first, "warning"), now=0, cooldown=60)
+    alert, _ = step(alert, of(second, severity), now=1, cooldown=60)
+
+    assert alert is not None
+    assert alert.finding == of(first, severity)
+
+
 @given(lives())
 def test_alert_resolves_after_keep_firing_without_a_finding(life: Life) -> None:
     """The first evaluation at or after that time resolves it; any finding restarts the time."""
@@ -321,7 +345,8 @@ def test_label_of_a_missing_severity_is_empty() -> None:
     ("subject", "metadata", "provider"),
     [
         (Subject("provider", "claude", "Claude"), {}, "claude"),
-        (Subject("apikey", "c1", "claude"), {}, "claude"),
+        (Subject("apikey", "c1", "claude-prod"), {"provider": "claude"}, "claude"),
+        (Subject("apikey", "c1", "claude-prod"), {}, ""),
         (Subject("key", "k1", "claude"), {}, ""),
         (Subject("key", "k1"), {"provider": "gemini"}, "gemini"),
         (Subject("key", "k1"), {"provider": 5}, ""),
@@ -331,7 +356,7 @@ def test_label_of_a_missing_severity_is_empty() -> None:
 def test_label_provider_is_from_the_subject_or_the_metadata(
     subject: Subject, metadata: dict[str, Any], provider: str
 ) -> None:
-    """A credential has its provider as its name; for other subjects the metadata has it."""
+    """A name is never a label, since it may change while the alert fires."""
     current = Finding(
         type="t", subject=subject, severity="info", title="", message="", metadata=metadata
     )

@@ -40,6 +40,31 @@ async def test_ten_failed_requests_fire_an_error_spike() -> None:
 
 
 @pytest.mark.anyio
+async def test_default_rules_see_requests_in_progress_and_quotas_of_providers() -> None:
+    """The middleware fills those of its engine, if it has the rules."""
+    engine, other = AlertEngine(sinks=[]), AlertEngine([], sinks=[])
+    listed = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert engine.in_progress is not None
+        listed.append(len(engine.in_progress))
+        headers = [(b"x-ratelimit-remaining-requests", b"0")]
+        await answering(headers=headers)(scope, receive, send)
+
+    await drive(
+        AlertMiddleware(AlertMiddleware(app, engine=other), engine=engine),
+        http_scope("/chat", method="POST"),
+    )
+
+    events = await engine.evaluate()
+    assert listed == [1]
+    assert [(event.fingerprint, event.finding.severity) for event in events] == [
+        ("upstream_quota_low:requests:provider:unknown", "critical")
+    ]
+    assert (other.in_progress, other.upstream) == (None, None)
+
+
+@pytest.mark.anyio
 async def test_annotations_name_the_subjects_of_alerts() -> None:
     """An alert names the annotated credential, or the annotated key.
 

@@ -157,7 +157,8 @@ def test_engine_exports_the_usage_of_its_traffic(backend: str) -> None:
     clock, sink = FakeClock(500_000.0 * HOUR), Receiver()
     engine = engine_of(clock, sink)
     usage = TokenUsage(100, 20)
-    engine.observe(exchange(tenant="acme", model="gpt-5", usage=usage, usage_source="reported"))
+    answer = {"tenant": "acme", "model": "gpt-5", "usage": usage, "usage_source": "reported"}
+    engine.observe(exchange(tenant_name="Acme Ltd", **answer))
 
     async def export() -> None:
         clock.advance(6)
@@ -171,6 +172,7 @@ def test_engine_exports_the_usage_of_its_traffic(backend: str) -> None:
     assert list(sink.billed().values()) == [
         UsageRecord(500_000, "acme", "gpt-5", "unknown", 1, 100, 20, unpriced=1)
     ]
+    assert [row.tenant_name for event in sink.events for row in event.rows] == ["Acme Ltd"]
 
 
 def test_running_engine_reports_failures_and_closes_the_sink(

@@ -46,7 +46,8 @@ async def test_annotated_facts_are_in_the_exchange() -> None:
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         annotate(Request(scope), tenant="acme", tenant_name="Acme", api_key=7)  # type: ignore[arg-type]
-        annotate(scope, credential="c1", model="opus", usage=TokenUsage(1, 2))
+        annotate(scope, credential="c1", credential_group="claude-prod")
+        annotate(scope, model="opus", usage=TokenUsage(1, 2))
         await answering()(scope, receive, send)
 
     await drive(ExchangeMiddleware(app, observers=[seen.append]))
@@ -54,6 +55,7 @@ async def test_annotated_facts_are_in_the_exchange() -> None:
     (exchange,) = seen
     assert (exchange.tenant, exchange.tenant_name) == ("acme", "Acme")
     assert (exchange.api_key, exchange.credential) == ("7", "c1")
+    assert exchange.credential_group == "claude-prod"
     assert (exchange.model, exchange.usage) == ("opus", TokenUsage(1, 2))
     assert exchange.usage_source == "reported"
 
@@ -173,7 +175,9 @@ async def test_invalid_annotation_is_reported_and_the_request_continues(
     assert len(caplog.records) == 1
 
 
-@pytest.mark.parametrize("field", ["tenant", "tenant_name", "api_key", "credential", "model"])
+@pytest.mark.parametrize(
+    "field", ["tenant", "tenant_name", "api_key", "credential", "credential_group", "model"]
+)
 @pytest.mark.anyio
 async def test_long_annotation_is_truncated_with_a_hash(field: str) -> None:
     """A text longer than 256 characters is recorded as its beginning and a hash of it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -28,14 +29,20 @@ async def stream(request: Request) -> Response:
     return StreamingResponse(iter(["a", "b"]))
 
 
+async def pid(request: Request) -> Response:
+    """Respond with the id of the process."""
+    return PlainTextResponse(str(os.getpid()))
+
+
 async def failing(request: Request) -> Response:
     """Raise an error."""
     raise RuntimeError("no upstream")
 
 
+VIEWS = (whole, stream, pid, failing)
 app = RequestIdMiddleware(
     ExchangeMiddleware(
-        Starlette(routes=[Route(f"/{view.__name__}", view) for view in (whole, stream, failing)]),
+        Starlette(routes=[Route(f"/{view.__name__}", view) for view in VIEWS]),
         observers=[AccessLog()],
     )
 )

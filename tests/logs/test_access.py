@@ -21,7 +21,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tokenpulse_mw import Exchange, ExchangeMiddleware, TokenUsage, annotate, drop_exchange
-from tokenpulse_mw.logs import AccessLog, JsonFormatter, RequestIdMiddleware
+from tokenpulse_mw.logs import AccessLog, JsonFormatter, RequestIdMiddleware, TextFormatter
 
 from ..support.apps import raising, raising_mid_stream, returning_at_disconnect, silent
 from ..support.asgi import drive, http_scope
@@ -40,6 +40,8 @@ WHOLE = Exchange(
     tenant="acme",
     api_key="k1",
     credential="c1",
+    credential_group="claude prod",
+    tenant_name="Acme Ltd",
 )
 
 
@@ -101,6 +103,25 @@ def test_tenant_key_and_credential_are_logged_only_if_included() -> None:
     assert line_of(WHOLE, include=["tenant"]).endswith(" tenant=acme")
     assert line_of(WHOLE, include=("api_key", "credential")).endswith(" api_key=k1 credential=c1")
     assert "tenant" not in line_of(minimal_exchange(), include=["tenant"])
+    assert "Acme" not in line_of(WHOLE)
+    names = ["tenant_name", "credential_group"]
+    assert line_of(WHOLE, include=names).endswith(
+        ' tenant_name="Acme Ltd" credential_group="claude prod"'
+    )
+
+
+@pytest.mark.parametrize("field", ["tenant_name", "credential_group"])
+def test_name_forges_neither_a_line_nor_a_field(field: str) -> None:
+    """Users choose names, so line ends are escaped, in text and in JSON."""
+    name = 'Acme" status=200\n[2026] [INFO] [x] forged\u2028{"level":"ERROR"}\x1b[2J'
+
+    (record,) = logged(minimal_exchange(502, **{field: name}), include=[field])
+
+    text, entry = TextFormatter().format(record), JsonFormatter().format(record)
+    assert len(text.splitlines()) == len(entry.split("\n")) == 1
+    assert "\x1b" not in text + entry
+    assert text.endswith(f" {field}={json.dumps(name)}")
+    assert json.loads(entry)[field] == name
 
 
 def test_limited_exchange_has_the_limited_field() -> None:
@@ -191,7 +212,11 @@ def test_sample_does_not_apply_to_failures() -> None:
         ({"level": "LOUD"}, "log level must be one of"),
         ({"sample": 10}, "sample must be a number from 0 to 1, got 10"),
         ({"sample": float("nan")}, "sample must be a number from 0 to 1, got nan"),
-        ({"include": ["path"]}, "include must be one of tenant, api_key, credential, got 'path'"),
+        (
+            {"include": ["path"]},
+            "include must be one of tenant, tenant_name, api_key, credential, credential_group, "
+            "got 'path'",
+        ),
         ({"include": "tenant"}, r"include must be a list of strings, such as \['tenant'\], got 't"),
     ],
 )

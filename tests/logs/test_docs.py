@@ -134,6 +134,6 @@ def test_access_log_table_lists_every_field() -> None:
     rows = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
     listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
 
-    optional = {"time_to_first_byte", "input_tokens", "output_tokens", "limited"}
-    annotated = {"tenant", "api_key", "credential"}
+    optional = {"time_to_first_byte", "input_tokens", "output_tokens", "limited", "fault"}
+    annotated = {"tenant", "tenant_name", "api_key", "credential", "credential_group"}
     assert listed == ENTRY.keys() - {"time", "level", "module", "message"} | optional | annotated

@@ -31,9 +31,13 @@ LINE = re.compile(
 
 @contextmanager
 def serving(
-    command: list[str], log: Path, *, environment: Mapping[str, str] | None = None
+    command: list[str],
+    log: Path,
+    *,
+    environment: Mapping[str, str] | None = None,
+    stdout: bool = False,
 ) -> Iterator[httpx2.Client]:
-    """Run a server with `command` on a free port, logging to `log`."""
+    """Run a server with `command` on a free port; its standard error, and output, go to `log`."""
     port = free_port()
     arguments = [argument.replace("{port}", str(port)) for argument in command]
     with log.open("w") as errors:
@@ -41,7 +45,7 @@ def serving(
             [sys.executable, *arguments],
             cwd=ROOT,
             env={**os.environ, **(environment or {})},
-            stdout=subprocess.DEVNULL,
+            stdout=errors if stdout else subprocess.DEVNULL,
             stderr=errors,
         )
     try:

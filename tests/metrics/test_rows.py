@@ -53,6 +53,27 @@ def test_update_sets_missing_gauge_rows_to_zero() -> None:
     assert read(gauge) == {("a",): [0], ("b",): [3]}
 
 
+def test_missing_row_of_the_merge_least_is_not_exposed() -> None:
+    """0 is a value of such a gauge, so it cannot stand for an unknown one."""
+    gauge = Rows(GAUGE._replace(merge="least"), max_series=10, on_overflow=ignore)
+
+    gauge.update({("a",): 0, ("b",): 0.03})
+    assert read(gauge) == {("a",): [0], ("b",): [0.03]}
+
+    gauge.update({("b",): 7})
+    assert read(gauge) == {("b",): [7]}
+
+
+@given(st.one_of(st.integers(0, 10**12), st.integers(0, 1000).map(lambda n: n / 1000)))
+def test_value_of_the_merge_least_is_exposed_exactly(value: float) -> None:
+    """Counts up to 10**12 and shares in thousandths are not changed by their encoding."""
+    gauge = Rows(GAUGE._replace(merge="least"), max_series=10, on_overflow=ignore)
+
+    gauge.update({("a",): value})
+
+    assert read(gauge) == {("a",): [value]}
+
+
 def test_update_adds_the_increase_to_a_counter() -> None:
     """The counter keeps earlier counts and never decreases."""
     counter = Rows(COUNTER, max_series=10, on_overflow=ignore)

@@ -32,8 +32,8 @@ def alerts(directory: Path) -> list[dict[str, Any]]:
 
 def log_alerts(directory: Path) -> dict[str, dict[str, Any]]:
     """Return the alerts from the log by their names."""
-    (group,) = read(directory / LOG_RULES)["groups"]
-    return {rule["alert"]: rule for rule in group["rules"]}
+    groups = read(directory / LOG_RULES)["groups"]
+    return {rule["alert"]: rule for group in groups for rule in group["rules"]}
 
 
 def panels(directory: Path) -> list[dict[str, Any]]:

@@ -17,6 +17,11 @@ from tokenpulse_mw import AlertEngine, Exchange, HttpMetrics, Settings, TokenPul
 
 from ..support.apps import WORDS, event, raising_mid_stream
 
+QUOTA_HEADERS = {
+    f"x-ratelimit-{part}-{unit}": value
+    for unit in ("requests", "tokens")
+    for part, value in {"limit": "100", "remaining": "40"}.items()
+}
 USAGE = {"prompt_tokens": 40, "completion_tokens": 20, "total_tokens": 60}
 DONE = b"data: [DONE]\n\n"
 
@@ -25,7 +30,8 @@ Samples = Mapping[str, list[Mapping[str, str]]]
 
 
 async def _plain(request: Request) -> Response:
-    return JSONResponse({"object": "chat.completion", "choices": [], "usage": USAGE})
+    content = {"object": "chat.completion", "choices": [], "usage": USAGE}
+    return JSONResponse(content, headers=QUOTA_HEADERS)
 
 
 async def _streamed(request: Request) -> Response:

@@ -95,3 +95,17 @@ def test_critical_alert_inhibits_warnings_of_its_provider(server: Server) -> Non
         "EvaluationsStopped ",
         "InternalErrors ",
     }
+
+
+def test_used_up_limit_inhibits_warnings_of_its_provider(server: Server) -> None:
+    """The low limit and the 429 responses are consequences; a stalled request is not."""
+    notified = notified_alerts(
+        server,
+        alert("UpstreamQuotaUsedUp", "critical", "claude"),
+        alert("UpstreamQuotaLow", "warning", "claude"),
+        alert("RateLimitExceeded", "warning", "claude"),
+        alert("UpstreamQuotaLow", "warning", "codex"),
+        alert("StalledRequest", "warning"),
+    )
+
+    assert notified == {"UpstreamQuotaUsedUp claude", "UpstreamQuotaLow codex", "StalledRequest "}

@@ -7,7 +7,13 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from promql_parser import AggregateExpr
+
+from tokenpulse_mw.metrics.families import CALLBACK_FAMILIES
+
 from .files import panels, read
+from .live import live_samples
+from .promql import nodes, parse, selectors
 
 DASHBOARD = "grafana/dashboards/tokenpulse.json"
 
@@ -64,6 +70,61 @@ def test_legends_use_existing_labels(written: Path) -> None:
             grouped = re.search(r"by \(([^)]*)\)", target["expr"])
             labels = set(grouped[1].split(", ")) if grouped else {"instance"}
             assert set(re.findall(r"{{(\w+)}}", target["legendFormat"])) <= labels, panel["title"]
+
+
+def test_dashboard_shows_every_family(written: Path) -> None:
+    """Each exported family is in a panel, and not only in a rule."""
+    shown = {
+        re.sub("_(bucket|sum|count)$", "", str(selector.name))
+        for panel in panels(written)
+        for target in panel["targets"]
+        for selector in selectors(parse(target["expr"]))
+    }
+    exported = {name for name in live_samples() if name.startswith("tokenpulse_")}
+
+    assert {re.sub("_(bucket|sum|count)$", "", name) for name in exported} <= shown
+
+
+def test_ages_and_remaining_limits_are_not_summed(written: Path) -> None:
+    """A panel aggregates a gauge over instances as the gateway does over its workers."""
+    operators = {"max": "max", "least": "min"}
+    expected = {
+        family.name: operators[family.merge]
+        for family in CALLBACK_FAMILIES
+        if family.merge in operators
+    }
+    used = {
+        str(selector.name): str(node.op)
+        for panel in panels(written)
+        for target in panel["targets"]
+        for node in nodes(parse(target["expr"]))
+        if isinstance(node, AggregateExpr)
+        for selector in selectors(node)
+        if str(selector.name) in expected
+    }
+
+    assert len(used) >= 5
+    assert used == {name: expected[name] for name in used}
+
+
+def test_panels_without_an_obvious_meaning_have_a_description(written: Path) -> None:
+    """Panels of faults, idle requests and limits of providers explain their values."""
+    described = {
+        str(selector.name)
+        for panel in panels(written)
+        if panel.get("description")
+        for target in panel["targets"]
+        for selector in selectors(parse(target["expr"]))
+    }
+
+    assert described >= {
+        "tokenpulse_http_failures_total",
+        "tokenpulse_http_oldest_request_seconds",
+        "tokenpulse_http_longest_idle_seconds",
+        "tokenpulse_upstream_remaining_ratio",
+        "tokenpulse_upstream_remaining_requests",
+        "tokenpulse_upstream_remaining_tokens",
+    }
 
 
 def test_grafana_loads_the_mounted_dashboard_folder(written: Path) -> None:

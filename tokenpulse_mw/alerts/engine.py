@@ -15,14 +15,14 @@ from typing import Any, NamedTuple, Self
 
 import anyio
 
-from ..exchange import ErrorReporter, Exchange, Models
+from ..exchange import ErrorReporter, Exchange, Models, RequestsInProgress, UpstreamQuotas
 from ..lifespan import background_tasks
 from ..validation import check_functions, check_positive, describe
 from .delivery import DeliveryContext, Outbox, names_of
 from .evaluator import Evaluator, RuleSet
 from .fleet import STORE_SECONDS, Coordinator, Fleet, FleetMember
 from .lifecycle import Finding
-from .rules import Rule, default_rules
+from .rules import Rule, StalledRequest, UpstreamQuotaLow, default_rules
 from .silences import Silences
 from .sinks import AlertEvent, LogSink, Sink
 from .steps import in_steps
@@ -179,7 +179,11 @@ class AlertEngine:
         self.controls = self._fleet.controls
         self.usage_sink = usage_sink
         self._exporter = UsageExporter(
-            self.store, usage_sink, wall=lambda: self.wall(), leads=lambda: self.leads
+            self.store,
+            usage_sink,
+            wall=lambda: self.wall(),
+            leads=lambda: self.leads,
+            tenant_name=self.tenant_name,
         )
 
     def observe(self, exchange: Exchange) -> None:
@@ -210,6 +214,18 @@ class AlertEngine:
         """
         if listener not in self._listeners:
             self._listeners.append(listener)
+
+    @property
+    def in_progress(self) -> RequestsInProgress | None:
+        """The requests in progress that the rule `stalled_request` examines; None without it."""
+        rule = self.rules.get("stalled_request")
+        return rule.in_progress if isinstance(rule, StalledRequest) else None
+
+    @property
+    def upstream(self) -> UpstreamQuotas | None:
+        """The limits of providers that `upstream_quota_low` examines; None without it."""
+        rule = self.rules.get("upstream_quota_low")
+        return rule.upstream if isinstance(rule, UpstreamQuotaLow) else None
 
     @property
     def firing(self) -> list[Finding]:
@@ -456,6 +472,16 @@ class AlertEngine:
                 self._fleet.took_over = anyio.Event()
                 wait = self._seconds_to_evaluation()
 
+    def tenant_name(self, tenant: str) -> str | None:
+        """Return the last known name of a tenant; None if this process does not know it.
+
+        The leader knows the names of recent tenants of all processes; any other process, of those
+        that it has served.
+        """
+        leadership = self._fleet.leadership
+        names = {} if leadership is None else leadership.evaluator.traffic.tenant_names
+        return names.get(tenant) or self._member.aggregator.tenant_names.get(tenant)
+
     async def export_usage(self) -> None:
         """Send the usage of ended hours to `usage_sink`, if there is one and this process leads.
 
@@ -468,8 +494,8 @@ class AlertEngine:
 
     async def _evaluate_now(self) -> None:
         if self._fleet.leadership is None:
-            quotas = await self._rules.report_quotas()
-            self._member.aggregator.report_quotas(quotas, self.clock())
+            reports = await self._rules.report()
+            self._member.aggregator.add_reports(reports, self.clock())
         await self._evaluate(at_once=not self._member.has_peers)
 
     async def _guard(self, component: str, call: Callable[[], Awaitable[None]]) -> None:

@@ -16,13 +16,13 @@ from .store.records import AlertRecord, WindowRecord
 from .thresholds import Thresholds
 from .timeouts import Recovered, Report, call_with_timeout, ignored
 from .tracker import AlertChanges, AlertTracker, Staged
-from .traffic.bucket import PROTOCOL, QuotaKey, Usage, merge_quotas
+from .traffic.bucket import PROTOCOL, ReportKey, Usage, merge_reports
 from .traffic.traffic import Traffic
 
 logger = logging.getLogger("tokenpulse_mw.alerts")
 
 _OUTAGES = "outages"  # kind of a window record
-_REPORT_INTERVALS = 2.5  # for which quotas are used that a process reports once in an interval
+_REPORT_INTERVALS = 2.5  # for which the reports of a process are used
 
 Findings = dict[str, list[Finding]]  # by name of the rule
 
@@ -250,19 +250,19 @@ class RuleSet:
                 else:
                     recovered(f"refresh of rule {name}")
 
-    async def report_quotas(self) -> dict[QuotaKey, Usage]:
-        """Return the quotas and budgets that the rules of this process report to the leader."""
-        quotas: dict[QuotaKey, Usage] = {}
+    async def report(self) -> dict[ReportKey, Usage]:
+        """Return what the rules of this process report to the leader."""
+        reports: dict[ReportKey, Usage] = {}
         for name, rule in self._rules.items():
-            report = getattr(rule, "report_quotas", None)
+            report = getattr(rule, "report", None)
             if report is not None:
                 try:
-                    merge_quotas(quotas, await call_with_timeout(self.interval, report))
+                    merge_reports(reports, await call_with_timeout(self.interval, report))
                 except Exception as error:  # noqa: BLE001 - the next report may succeed
                     self._report(f"report of rule {name}", error)
                 else:
                     self._recovered(f"report of rule {name}")
-        return quotas
+        return reports
 
     def resume(self, name: str, traffic: Traffic, finding: Finding) -> None:
         """Pass a finding from before a restart to the `resume` of its rule."""

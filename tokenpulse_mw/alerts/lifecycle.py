@@ -91,9 +91,16 @@ class Finding:
         return rank_of(self.severity)
 
     def after(self, before: Finding) -> Finding:
-        """Return the finding with the severity of an alert whose last finding was `before`."""
+        """Return the finding with severity and provider of an alert that had `before`.
+
+        The provider of a credential may become known while the alert fires. It is a label, and
+        with other labels a receiver would have another alert.
+        """
+        finding, provider = self, _provider(before)
+        if _provider(self) != provider:
+            finding = replace(self, metadata={**self.metadata, "provider": provider})
         severity = min(before.severity, self.keeps, key=rank_of)
-        return self if rank_of(severity) <= self.rank else replace(self, severity=severity)
+        return finding if rank_of(severity) <= self.rank else replace(finding, severity=severity)
 
 
 def rank_of(severity: Severity | None) -> int:
@@ -193,7 +200,7 @@ def labels_of(finding: Finding, severity: Severity | None) -> dict[str, str]:
 def _provider(finding: Finding) -> str:
     """Return the provider that an alert is about, or an empty string."""
     subject = finding.subject
-    if subject.kind in ("provider", "apikey"):
-        return subject.id if subject.kind == "provider" else subject.name
+    if subject.kind == "provider":
+        return subject.id
     provider = finding.metadata.get("provider")
     return provider if isinstance(provider, str) else ""

@@ -26,4 +26,9 @@ class AlertMiddleware(ExchangeMiddleware):
                 "engine must be an AlertEngine, as in add_middleware(AlertMiddleware, "
                 f"engine=AlertEngine()), got {engine!r}"
             )
-        super().__init__(app, observers=[engine.observe])
+        super().__init__(
+            app,
+            observers=[engine.observe],
+            in_progress=engine.in_progress,
+            quotas=engine.upstream,
+        )

@@ -30,11 +30,13 @@ class UsageRow:
         id: Identifier of tenant, model, provider and hour, the same in each revision.
         revision: Number of the revision; a higher one replaces all lower ones.
         usage: The whole usage, not only what is new.
+        tenant_name: Last known name of the tenant, or None.
     """
 
     id: str
     revision: int
     usage: UsageRecord
+    tenant_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class UsageExporter:
             is sent again. If it has `aclose`, the exporter awaits it at the end.
         wall: Returns seconds since the epoch.
         leads: Returns True if this process exports for its fleet.
+        tenant_name: Returns the name of a tenant, or None.
 
     Raises:
         ValueError: `sink` is not a function of one argument.
@@ -76,10 +79,12 @@ class UsageExporter:
         *,
         wall: Callable[[], float],
         leads: Callable[[], bool],
+        tenant_name: Callable[[str], str | None] = lambda _tenant: None,
     ) -> None:
         if sink is not None:
             check_functions([sink], 1, _EXPECTED)
         self._store, self._sink, self._wall, self._leads = store, sink, wall, leads
+        self._tenant_name = tenant_name
 
     async def export(self) -> None:
         """Send all rows that are due, if this process leads.
@@ -94,7 +99,7 @@ class UsageExporter:
             revisions = await self._store.unexported_usage(before, _MAX_ROWS)
             if not revisions:
                 return
-            event = event_of(revisions)
+            event = event_of(revisions, self._tenant_name)
             await call_with_timeout(_TIMEOUT_SECONDS, partial(self._sink, event))
             await self._store.confirm_export(revisions)
 
@@ -111,9 +116,15 @@ class UsageExporter:
             await call_with_timeout(_CLOSE_SECONDS, aclose)
 
 
-def event_of(revisions: Sequence[UsageRevision]) -> UsageEvent:
+def event_of(
+    revisions: Sequence[UsageRevision],
+    tenant_name: Callable[[str], str | None] = lambda _tenant: None,
+) -> UsageEvent:
     """Return the event of some revisions."""
-    rows = tuple(UsageRow(_id(usage), revision, usage) for usage, revision in revisions)
+    rows = tuple(
+        UsageRow(_id(usage), revision, usage, tenant_name(usage.tenant))
+        for usage, revision in revisions
+    )
     return UsageEvent(_hash(*(f"{row.id}/{row.revision}" for row in rows)), rows)
 
 

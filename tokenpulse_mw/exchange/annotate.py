@@ -51,7 +51,8 @@ def annotate(
         api_key: Id or hash of the tenant's API key, never the secret.
         credential: Id or hash of the upstream API key, never the secret. It must be unique over
             all providers.
-        credential_group: Readable name of the group of this key, such as "claude-prod".
+        credential_group: Readable name of the group or label of the upstream API key, such as
+            "claude-prod".
         model: The model that responds, or was requested. It names the provider, if no provider is
             given.
         usage: The tokens used; it overrides the metered usage.

@@ -30,6 +30,7 @@ _MAX_MERGED = 64  # inner middlewares whose merged dispatcher is cached
 class FinishedRecorder(Protocol):
     """Recorder whose exchange has ended."""
 
+    client_left: bool
     is_text_error: bool
     quota_headers: list[tuple[bytes, bytes]] | None
 
@@ -190,7 +191,7 @@ class Dispatcher:
             self._add_fault(exchange, recorder)
         elif exchange.fault is not None:
             exchange.fault = None  # annotated for a failure that did not happen
-        if recorder.quota_headers is not None and not exchange.limited:
+        if recorder.quota_headers and not exchange.limited:
             self._add_quotas(exchange, recorder.quota_headers)
         for deliver, observer in self._deliveries:
             try:
@@ -219,8 +220,9 @@ class Dispatcher:
     def _add_fault(self, exchange: Exchange, recorder: FinishedRecorder) -> None:
         if exchange.fault is None:  # not annotated
             try:
-                # Error handlers respond while they handle the exception.
-                error = sys.exception()
+                # Error handlers respond while they handle the exception. Once the client has left,
+                # the exception may be a consequence of that.
+                error = None if recorder.client_left else sys.exception()
                 exchange.fault = fault_of(exchange, error, is_text=recorder.is_text_error)
             except Exception as error:  # noqa: BLE001 - isolates the request
                 self.report("fault", error)

@@ -98,7 +98,7 @@ class Exchange(msgspec.Struct, eq=False):
         tenant_name: Readable name of the tenant, if annotated.
         api_key: Id of the tenant's API key, if annotated; never the secret.
         credential: Id of the upstream API key, if annotated; never the secret.
-        credential_group: Readable name of the group of this key, if annotated.
+        credential_group: Readable name of the group of that key, if annotated.
     """
 
     method: str

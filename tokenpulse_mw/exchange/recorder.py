@@ -50,6 +50,7 @@ class Recorder:
         status: Status code of the response; 0 until it begins.
         limited: True if a rate limit rejected the request.
         annotations: Facts from the application, by field of `Exchange`.
+        client_left: The client has disconnected before the end of the response.
         callbacks: Called at the end of the exchange; after it, those that have to be closed.
         decisions: Decisions of rate limits, which the added headers describe.
         finished: True after the end of the exchange.
@@ -62,7 +63,6 @@ class Recorder:
     """
 
     __slots__ = (
-        "_client_left",
         "_first_byte",
         "_first_token",
         "_headers",
@@ -75,6 +75,7 @@ class Recorder:
         "_send",
         "annotations",
         "callbacks",
+        "client_left",
         "decisions",
         "dispatcher",
         "finished",
@@ -104,7 +105,7 @@ class Recorder:
         self._send = send
         self._headers: RawHeaders = ()
         self._replaced: frozenset[bytes] = _NO_NAMES
-        self._client_left = False
+        self.client_left = False
         self._meter: UsageMeter | None = None
         self._first_byte: float | None = None
         self._first_token: float | None = None
@@ -119,10 +120,12 @@ class Recorder:
 
     def find_requested_model(self) -> str | None:
         """Return the model in the body of the request, as far as the application has read it."""
-        body, self._request_body = self._request_body, ()
-        if body and self.requested_model is None:
-            self.keeps_body = False
-            self.requested_model = find_model(body)
+        if self._request_body and self.requested_model is None:
+            self.requested_model = find_model(self._request_body)
+            if self.requested_model is not None or self.finished:
+                self.keeps_body = False
+        if not self.keeps_body:
+            self._request_body = ()
         return self.requested_model
 
     @property
@@ -142,8 +145,6 @@ class Recorder:
 
     def snapshot(self) -> Exchange:
         """Return the exchange in progress as far as it is known."""
-        if not self.keeps_body:  # else the body of the request is not complete
-            self.find_requested_model()
         exchange = self._exchange("complete", self.dispatcher.clock())
         self.dispatcher.describe(exchange, self._scope, self._meter, self)
         return exchange
@@ -151,6 +152,15 @@ class Recorder:
     def report_error(self, error: Exception) -> None:
         """Report the error of an invalid fact."""
         self.dispatcher.report("annotate", error)
+
+    def keep_quota_headers(self, headers: RawHeaders) -> None:
+        """Keep the headers about a provider's rate limits, which are about to be replaced."""
+        if self.quota_headers is None:
+            self.quota_headers = [
+                (name, value)
+                for name, value in headers
+                if len(name) >= MIN_NAME_SIZE and name[:PREFIX_SIZE].lower() in NAME_PREFIXES
+            ]
 
     def add_headers(self, headers: RawHeaders) -> None:
         """Add `headers` to the response; those of the same name become one list."""
@@ -214,7 +224,7 @@ class Recorder:
     def raised(self, error: BaseException) -> None:
         """Finish the exchange of an application that raised, or was cancelled by the server."""
         if not self.finished:
-            self._client_left = self._client_left or not isinstance(error, Exception)
+            self.client_left = self.client_left or not isinstance(error, Exception)
             self._stop("error")
         if isinstance(error, GeneratorExit):
             self.callbacks = ()  # the event loop is closed, so nothing can be awaited
@@ -224,7 +234,7 @@ class Recorder:
 
     def _stop(self, outcome: Outcome) -> None:
         if not self.status:
-            self.status = CLIENT_CLOSED_REQUEST if self._client_left else 500
+            self.status = CLIENT_CLOSED_REQUEST if self.client_left else 500
         self._finish(outcome, self.dispatcher.clock())
 
     def _finish(self, outcome: Outcome, now: float) -> None:
@@ -249,7 +259,7 @@ class Recorder:
             method if method in METHODS else OTHER_METHOD,
             self.started,
             status=self.status,
-            outcome="client_disconnect" if self._client_left else outcome,
+            outcome="client_disconnect" if self.client_left else outcome,
             limited=self.limited,
             duration=now - self.started,
             time_to_first_byte=None if method == "HEAD" else self._first_byte,
@@ -271,7 +281,7 @@ class HttpRecorder(Recorder):
         message = await self._receive()
         self._messages += 1
         if message["type"] in _DISCONNECT_MESSAGES and not self.finished:
-            self._client_left = True
+            self.client_left = True
         return message
 
     async def send(self, message: Message) -> None:
@@ -290,7 +300,7 @@ class HttpRecorder(Recorder):
         try:
             await self._send(message)
         except OSError:  # an ASGI 2.4 server reports a disconnect so
-            self._client_left = True
+            self.client_left = True
             raise
         if self.finished:
             return
@@ -298,7 +308,7 @@ class HttpRecorder(Recorder):
             if kind == "http.response.body":
                 self._body(body, more)
             elif status is not None:  # a server sends nothing to a client that has left
-                self.status = CLIENT_CLOSED_REQUEST if self._client_left else status
+                self.status = CLIENT_CLOSED_REQUEST if self.client_left else status
             elif kind in FILE_MESSAGES:
                 self._file(more)
         except Exception as error:  # noqa: BLE001 - isolates the request
@@ -386,7 +396,7 @@ class WebSocketRecorder(HttpRecorder):
             if self.finished:
                 self.disconnected()
             else:
-                self._client_left = True
+                self.client_left = True
         return message
 
     async def send(self, message: Message) -> None:
@@ -398,7 +408,7 @@ class WebSocketRecorder(HttpRecorder):
         try:
             await self._send(message)
         except OSError:
-            self._client_left = True
+            self.client_left = True
             self.disconnected()
             raise
         if self.finished:
@@ -407,18 +417,18 @@ class WebSocketRecorder(HttpRecorder):
             return
         if kind == "websocket.accept":
             self._complete(_SWITCHING_PROTOCOLS)
-            self._is_connected = not self._client_left
+            self._is_connected = not self.client_left
             if self._is_connected:
                 self.dispatcher.notify("on_websocket_accept")
         elif kind == "websocket.close":
             self._complete(_FORBIDDEN)
         elif kind == "websocket.http.response.start" and status is not None:
-            self.status = CLIENT_CLOSED_REQUEST if self._client_left else status
+            self.status = CLIENT_CLOSED_REQUEST if self.client_left else status
         elif kind == "websocket.http.response.body":
             self._body(body, more)
 
     def _complete(self, status: int) -> None:
-        self.status = CLIENT_CLOSED_REQUEST if self._client_left else status
+        self.status = CLIENT_CLOSED_REQUEST if self.client_left else status
         self._finish("complete", self.dispatcher.clock())
 
 
@@ -450,7 +460,7 @@ class MeteredRecorder(HttpRecorder):
         self._messages += 1
         if message["type"] in _DISCONNECT_MESSAGES:
             if not self.finished:
-                self._client_left = True
+                self.client_left = True
         elif self.keeps_body:
             try:
                 self._keep(message)
@@ -490,6 +500,7 @@ class MeteredRecorder(HttpRecorder):
     def _read_headers(self, headers: RawHeaders, status: int) -> None:
         # `super()._read_headers` would iterate over the headers a second time.
         content_type = encoding = b""
+        quotas: list[tuple[bytes, bytes]] = []
         for name, value in headers:
             size = len(name)
             if size == _CONTENT_TYPE_SIZE and name.lower() == b"content-type":
@@ -501,9 +512,9 @@ class MeteredRecorder(HttpRecorder):
             elif size == _COST_SIZE and name.lower() == _COST_HEADER:
                 self._set_cost(value)
             elif size >= MIN_NAME_SIZE and name[:PREFIX_SIZE].lower() in NAME_PREFIXES:
-                if self.quota_headers is None:
-                    self.quota_headers = []
-                self.quota_headers.append((name, value))
+                quotas.append((name, value))
+        if quotas and self.quota_headers is None:
+            self.quota_headers = quotas
         if self.dispatcher.usage and 200 <= status < 300:
             meter = self._meter = meter_for(content_type, encoding)
             if meter is not None and self.callbacks:  # such as a token limit

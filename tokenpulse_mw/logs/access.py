@@ -16,7 +16,7 @@ from .request_id import current_request_id
 
 ACCESS_LOGGER = "tokenpulse_mw.access"
 _FAILED = ("error", "truncated")
-_OPTIONAL_FIELDS = ("tenant", "api_key", "credential")
+_OPTIONAL_FIELDS = ("tenant", "tenant_name", "api_key", "credential", "credential_group")
 _MAX_VALUE_CHARACTERS = 256
 _UNQUOTED = re.compile(r"[!#-<>-~]+")  # printable ASCII without `"`, `=` and space
 
@@ -37,7 +37,8 @@ class AccessLog:
         level: Level of exchanges that did not fail: "DEBUG", "INFO", "WARN" or "ERROR",
             case-insensitive.
         sample: Share of the exchanges that did not fail to log, from 0 to 1.
-        include: Additional fields: "tenant", "api_key" or "credential".
+        include: Additional fields: "tenant", "tenant_name", "api_key", "credential" or
+            "credential_group".
         chance: Returns random numbers from 0 to below 1, for the sample.
 
     Raises:

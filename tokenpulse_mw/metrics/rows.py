@@ -38,9 +38,17 @@ def row_in_memory(family: Family, _labels: Labels) -> Row:
     return [0.0] * family.width
 
 
-# Values of a family with the merge "least" are stored as their distance from this number. The
-# maximum of these is the minimum of the values, and 0 is a value that is not set.
-_LEAST_ORIGIN = 2.0**50
+def _stored(value: float) -> float:
+    """Return what is stored for a value of at least 0 of the merge "least".
+
+    The maximum of these is the minimum of the values, and 0 is a value that is not set.
+    """
+    return 1 / (1 + value)
+
+
+def _least(stored: float) -> float:
+    """Return the value that is stored, to 12 significant digits."""
+    return float(f"{1 / stored - 1:.12g}")
 
 
 def exposed(family: Family, rows: Mapping[Labels, Row]) -> Mapping[Labels, Row]:
@@ -51,7 +59,7 @@ def exposed(family: Family, rows: Mapping[Labels, Row]) -> Mapping[Labels, Row]:
     if family.merge == "newest":
         return {labels: row for labels, row in rows.items() if row[0]}
     if family.merge == "least":
-        return {labels: [_LEAST_ORIGIN - row[0]] for labels, row in rows.items() if row[0]}
+        return {labels: [_least(row[0])] for labels, row in rows.items() if row[0]}
     return rows
 
 
@@ -122,7 +130,7 @@ class Rows:
         missing = dict.fromkeys(self._last_values.keys() - values.keys(), 0.0)
         for labels, value in {**missing, **values}.items():
             if self.family.merge == "least" and labels in values:
-                self.row(labels)[0] = _LEAST_ORIGIN - value
+                self.row(labels)[0] = _stored(value)
             elif self.family.kind == "gauge":
                 self.row(labels)[0] = value
             else:

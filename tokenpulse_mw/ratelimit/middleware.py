@@ -172,7 +172,7 @@ class RateLimitMiddleware:
                 if recorder is not None and not dialect.replaces:
                     recorder.add_headers(dialect.write(decisions))  # it inspects messages anyway
                 else:
-                    send = _adding_headers(dialect, decisions, scope, send)
+                    send = _adding_headers(dialect, decisions, recorder, scope, send)
         if rejection is not None:
             if recorder is not None:
                 recorder.limited = True
@@ -225,7 +225,11 @@ def _policies(
 
 
 def _adding_headers(
-    dialect: Dialect, decisions: Sequence[Decision], scope: Scope, send: Send
+    dialect: Dialect,
+    decisions: Sequence[Decision],
+    recorder: Recorder | None,
+    scope: Scope,
+    send: Send,
 ) -> Send:
     """Return a `send` that adds the headers for `decisions` to the response.
 
@@ -239,6 +243,8 @@ def _adding_headers(
         kind = message["type"]
         if kind != "http.response.body" and kind in _HEADS:
             pairs, added = list(message.get("headers") or ()), fields
+            if recorder is not None:
+                recorder.keep_quota_headers(pairs)
             if replaces and scope[_HEADERS_KEY] is fields:
                 pairs = [pair for pair in pairs if pair[0].lower() not in replaces]
             elif replaces:

@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute
 from ..alerts import (
     AlertEngine,
     AlertmanagerSink,
+    Finding,
     Fleet,
     LogSink,
     Sink,
@@ -27,13 +28,11 @@ from ..alerts import (
     budget,
     default_rules,
     quota_exceeded,
-    stalled_request,
-    upstream_quota_low,
 )
 from ..alerts.engine import check_sinks
 from ..alerts.store import MemoryAlertStore, SQLAlertStore
 from ..config import Settings
-from ..exchange import Models, RequestsInProgress, UpstreamQuotas
+from ..exchange import Models
 from ..health import CheckResult, Observation
 from ..logs import (
     ACCESS_LOGGER,
@@ -185,8 +184,6 @@ def engine(
     thresholds: Thresholds | None,
     sinks: Iterable[Sink] | None,
     models: Models,
-    in_progress: RequestsInProgress,
-    upstream: UpstreamQuotas,
 ) -> AlertEngine:
     """Return the given engine, or one with all rules and the settings.
 
@@ -214,7 +211,6 @@ def engine(
     rules = default_rules()
     rules.append(quota_exceeded(quotas(policies), per_process=True))
     rules.append(budget(budgets(policies), per_process=True))
-    rules += [stalled_request(in_progress), upstream_quota_low(upstream)]
     store, fleet, url = None, Fleet(), settings.alert_store
     if url is None and shared is not None and settings.alerts:
         url = shared.alerts
@@ -401,7 +397,7 @@ class AlertedProviders:
         """Return a warning for each credential and provider that is down."""
         at = time.time()
         return {
-            f"{finding.subject.name or finding.subject.id}:consecutiveFailures": Observation(
+            f"{_failing_part(finding)}:consecutiveFailures": Observation(
                 CheckResult(
                     status="warn",
                     observed_value=finding.value,
@@ -414,6 +410,12 @@ class AlertedProviders:
             for finding in self._engine.firing
             if finding.type == "provider_down"
         }
+
+
+def _failing_part(finding: Finding) -> str:
+    """Return the provider of an alert, else the group or the id of its credential."""
+    subject = finding.subject
+    return str(finding.metadata.get("provider") or subject.name or subject.id)
 
 
 def configure_logs(settings: Settings) -> None:

@@ -74,6 +74,8 @@ logger = logging.getLogger("tokenpulse_mw")
 
 Layer = tuple[Any, dict[str, Any]]  # a middleware and its options
 
+# Annotations in the access log. Not `api_key`: some applications annotate the key itself.
+_LOGGED_ANNOTATIONS = ("tenant", "tenant_name", "credential", "credential_group")
 _OF_ROUTE_LIMITS = ("default_key", "headers", "respond", "enforce", "on_decision")
 
 
@@ -163,7 +165,6 @@ class TokenPulse:
         limits.warn_of_local(self.settings, shared, given)
         self.policies = [*self._outer_policies, *inner]
         self.metrics = defaults.metrics(self.settings, shared, metrics, models)
-        self.in_progress, self.upstream = RequestsInProgress(), UpstreamQuotas()
         self.engine = defaults.engine(
             self.settings,
             shared,
@@ -172,9 +173,10 @@ class TokenPulse:
             thresholds=thresholds,
             sinks=sinks,
             models=self.metrics.models,
-            in_progress=self.in_progress,
-            upstream=self.upstream,
         )
+        in_progress, upstream = self.engine.in_progress, self.engine.upstream
+        self.in_progress = RequestsInProgress() if in_progress is None else in_progress
+        self.upstream = UpstreamQuotas() if upstream is None else upstream
         defaults.warn_if_unused(self.settings, engine=engine, metrics=metrics)
         admin, scraper = defaults.admin_guard(self.settings), defaults.metrics_guard(self.settings)
         self.health = HealthRouter(
@@ -486,7 +488,7 @@ class TokenPulse:
         if self.settings.alerts:
             ours.append(self.engine.observe)
         if self.settings.access_log:
-            ours.append(AccessLog())
+            ours.append(AccessLog(include=_LOGGED_ANNOTATIONS))
             ids.append((RequestIdMiddleware, {}))  # outermost, so that every line has the id
         options: dict[str, Any] = {
             "gateway": Gateway(self.settings.alerts, self.policies),

@@ -109,16 +109,40 @@ def test_rows_are_by_time_and_dimensions() -> None:
 def test_csv_has_the_same_rows() -> None:
     """CSV has a header, and no value that a spreadsheet runs as a formula."""
     gateway = Gateway()
-    gateway.observe('=cmd|"calc"')
+    gateway.observe('=cmd|"calc"', tenant_name="=1+1")
+    gateway.observe("zeta")
 
     response = gateway.client.get("/admin/usage?by=tenant&step=day&format=csv", headers=HEADERS)
 
     assert response.headers["content-type"] == "text/csv; charset=utf-8"
     assert response.text.splitlines() == [
-        "time,tenant,requests,input_tokens,output_tokens,cache_read_tokens,cache_write_tokens,"
+        "time,tenant,tenant_name,requests,input_tokens,output_tokens,cache_read_tokens,cache_write_tokens,"
         "reasoning_tokens,cost_usd,unpriced_requests",
-        '2027-01-15T00:00:00+00:00,"\'=cmd|""calc""",1,100,20,40,0,0,0.001500000,0',
+        '2027-01-15T00:00:00+00:00,"\'=cmd|""calc""",\'=1+1,1,100,20,40,0,0,0.001500000,0',
+        "2027-01-15T00:00:00+00:00,zeta,,1,100,20,40,0,0,0.001500000,0",
     ]
+
+
+@pytest.mark.parametrize("path", ["/admin/usage", "/usage"])
+def test_rows_of_tenants_have_their_names(path: str) -> None:
+    """The last known name stands beside the id; it is null if no exchange had one."""
+    gateway = Gateway()
+    gateway.observe("7", tenant_name="Acme")
+    gateway.observe("7", tenant_name="Acme Ltd")
+    gateway.observe("8")
+
+    rows = [
+        row
+        for tenant in ("7", "8")
+        for row in gateway.get(
+            f"by=tenant&tenant={tenant}" if "admin" in path else "by=tenant",
+            path=path,
+            **{"x-tenant": tenant},
+        )["rows"]
+    ]
+
+    assert [(row["tenant"], row["tenant_name"]) for row in rows] == [("7", "Acme Ltd"), ("8", None)]
+    assert "tenant_name" not in gateway.get("by=model", path=path, **{"x-tenant": "7"})["rows"][0]
 
 
 @pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff20"])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenpulse_mw.alerts import AlertEvent
+from tokenpulse_mw.alerts import AlertEvent, Subject
 from tokenpulse_mw.alerts.delivery.sink_worker import backoff
 from tokenpulse_mw.alerts.sinks import Rejected, RetryLater
 
@@ -115,6 +116,20 @@ async def test_rejected_notification_becomes_a_dead_letter(
     assert caplog.messages == [
         "notification dropped: sink=sink alert=trouble:key:k1 transition=fired error=too long"
     ]
+
+
+async def test_dead_letter_is_logged_with_the_name_of_its_subject(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The fingerprint has only the id."""
+    harness = DeliveryHarness({"sink": RecordingSink(Rejected("too long"))})
+    event = make_event()
+    subject = Subject("key", "k1", "Acme\nforged")
+
+    await harness.deliver(replace(event, finding=replace(event.finding, subject=subject)))
+
+    (line,) = caplog.messages
+    assert "alert=trouble:key:k1 name='Acme forged' transition=fired" in line
 
 
 async def test_notification_that_fails_for_a_day_becomes_a_dead_letter() -> None:

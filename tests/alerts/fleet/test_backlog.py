@@ -8,7 +8,7 @@ from tokenpulse_mw.alerts.fleet.backlog import Backlog
 from tokenpulse_mw.alerts.steps import finish
 from tokenpulse_mw.alerts.store.records import Batch
 from tokenpulse_mw.alerts.traffic import OVERFLOW, Outcomes
-from tokenpulse_mw.alerts.traffic.bucket import Bucket
+from tokenpulse_mw.alerts.traffic.bucket import Bucket, ReportKey
 
 from .model import bucket, decode, encode
 
@@ -176,7 +176,11 @@ def test_bucket_that_cannot_be_encoded_is_dropped_alone(
     backlog = backlog_of(1)
     for slot in (2, 3):
         damaged = bucket(slot, *names)
-        damaged.quotas = {("", "k1"): (1.0, 1 << 70, 0.0)} if names == ["huge"] else {}
+        damaged.reports = (
+            {ReportKey("quota_exceeded", "", "k1"): (1.0, 1 << 70, 0.0)}
+            if names == ["huge"]
+            else {}
+        )
         backlog.add(damaged)
     backlog.add(bucket(4, "r4"))
 

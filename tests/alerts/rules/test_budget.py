@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tokenpulse_mw.alerts import Finding, Severity, Subject
 from tokenpulse_mw.alerts.rules import Budget, budget, rule_name
 from tokenpulse_mw.alerts.steps import finish
-from tokenpulse_mw.alerts.traffic.bucket import Bucket, Profile
+from tokenpulse_mw.alerts.traffic.bucket import Bucket, Profile, ReportKey
 
 from .scenario import Scenario, severities
 
@@ -342,11 +342,11 @@ async def test_damaged_report_has_no_finding() -> None:
     await rule.refresh()
     scenario = Scenario()
     quotas = {
-        ("budget", "dollars", "acme"): (math.nan, 10.0, math.nan),
-        ("budget", "dollars", "umbrella"): (9.0, math.inf, 0.0),
-        ("quota_exceeded", "", "quota"): (9.0, 10.0, 0.0),
+        ReportKey("budget", "dollars", "acme"): (math.nan, 10.0, math.nan),
+        ReportKey("budget", "dollars", "umbrella"): (9.0, math.inf, 0.0),
+        ReportKey("quota_exceeded", "", "quota"): (9.0, 10.0, 0.0),
     }
-    finish(scenario.traffic.apply(Bucket(0, Profile.of(scenario.thresholds), quotas=quotas)))
+    finish(scenario.traffic.apply(Bucket(0, Profile.of(scenario.thresholds), reports=quotas)))
 
     assert scenario.evaluate(rule) == []
 

@@ -234,6 +234,63 @@ def test_defect_16_control_characters_in_an_id_are_escaped() -> None:
     assert "\n" not in finding.title + finding.message
 
 
+def test_key_has_the_name_of_its_tenant() -> None:
+    """Id and name of the tenant stand beside the key."""
+    scenario = Scenario()
+    scenario.observe(10, api_key="k1", tenant="7", tenant_name="Acme", status=500)
+
+    (finding,) = scenario.evaluate(error_spike)
+
+    assert finding.fingerprint == "error_spike:key:k1"
+    assert finding.subject == Subject("key", "k1", "Acme")
+    assert finding.message.startswith("Key ID k1 (Master 'Acme', ID: 7) has 100.0% error rate (10/")
+    assert (finding.metadata["master"], finding.metadata["master_name"]) == ("7", "Acme")
+
+
+def test_key_with_the_id_of_another_tenant_has_not_its_name() -> None:
+    """Ids of keys and of tenants may be equal without having to do with each other."""
+    scenario = Scenario()
+    scenario.observe(tenant="7", tenant_name="Acme")
+    scenario.observe(10, api_key="7", status=500)
+
+    (finding,) = scenario.evaluate(error_spike)
+
+    assert finding.subject == Subject("key", "7")
+    assert finding.message.startswith("Key ID 7 has ")
+
+
+def test_other_keys_together_have_no_tenant() -> None:
+    """Keys beyond `max_subjects` belong to several tenants."""
+    scenario = Scenario(max_subjects=1)
+    for number in range(9):
+        scenario.observe(10, api_key=f"k{number}", tenant="7", tenant_name="Acme", status=500)
+    scenario.observe(api_key="__overflow__", tenant="7", tenant_name="Acme")
+
+    findings = scenario.evaluate(error_spike)
+
+    messages = [finding.message for finding in findings if finding.subject.name == "all others"]
+    assert messages[0].startswith("Key 'all others' (ID: __overflow__) has ")
+
+
+def test_upstreams_have_their_groups() -> None:
+    """The group stands beside the id of a credential; a credential without a group has none."""
+    scenario = Scenario()
+    for number, group in enumerate(["claude-prod", None]):
+        scenario.observe(
+            10,
+            api_key="k1",
+            credential=f"c{number}",
+            credential_group=group,
+            provider="claude",
+            status=500,
+        )
+
+    for rule in (error_spike, high_error_rate):
+        (finding,) = scenario.evaluate(rule)
+        assert finding.metadata["upstreams"] == {"apikey:c0": 10, "apikey:c1": 10}
+        assert finding.metadata["upstream_groups"] == {"apikey:c0": "claude-prod"}
+
+
 def test_finding_names_the_five_upstreams_with_most_failures() -> None:
     """Further upstreams are omitted."""
     scenario = Scenario(max_subjects=20)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tokenpulse_mw.alerts import Finding, Severity, Subject
+from tokenpulse_mw.alerts.lifecycle import labels_of
 from tokenpulse_mw.alerts.rules import provider_down
 
 from .scenario import Scenario
@@ -101,6 +102,32 @@ def test_credential_down_finding_has_the_id_of_the_credential(
     assert finding.subject == Subject("apikey", "c1", name)
     assert finding.title == "Provider API key failing (10 failures)"
     assert finding.message == f"{text} has 10 failures out of 10 requests (100.0% failure rate)"
+
+
+@pytest.mark.parametrize("provider", ["claude", "unknown"])
+def test_credential_down_finding_has_the_group_of_the_credential(provider: str) -> None:
+    """The readable group replaces the provider, which stays in the metadata for its label."""
+    scenario = Scenario()
+    for group in ("old", "claude-prod", None):
+        scenario.observe(5, provider=provider, credential="c1", credential_group=group, status=502)
+
+    (finding,) = scenario.evaluate(provider_down)
+
+    assert finding.fingerprint == "provider_down:apikey:c1"
+    assert finding.subject == Subject("apikey", "c1", "claude-prod")
+    assert finding.message.startswith("API Key ID c1 in group 'claude-prod' has 15 failures")
+    assert finding.metadata["provider"] == ("" if provider == "unknown" else "claude")
+    assert labels_of(finding, "critical")["provider"] == finding.metadata["provider"]
+
+
+def test_group_of_a_provider_is_not_its_name() -> None:
+    """A group without the id of a credential has no effect."""
+    scenario = Scenario()
+    scenario.observe(10, provider="claude", credential_group="claude-prod", status=502)
+
+    (finding,) = scenario.evaluate(provider_down)
+
+    assert finding.subject == Subject("provider", "claude", "claude")
 
 
 @pytest.mark.parametrize(

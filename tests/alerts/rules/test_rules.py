@@ -9,6 +9,8 @@ import pytest
 
 from tokenpulse_mw.alerts import Finding, Rule, Severity, Thresholds, Traffic, default_rules
 from tokenpulse_mw.alerts.rules import (
+    StalledRequest,
+    UpstreamQuotaLow,
     budget,
     error_spike,
     high_error_rate,
@@ -20,7 +22,10 @@ from tokenpulse_mw.alerts.rules import (
     rule_name,
 )
 from tokenpulse_mw.alerts.rules.rule import duration_text
+from tokenpulse_mw.exchange import UpstreamQuota
 
+from ..exchanges import exchange
+from .open_request import Open
 from .scenario import Scenario, findings_of
 
 
@@ -35,6 +40,8 @@ def test_default_rules_are_all_rules_without_a_source() -> None:
         "high_error_rate",
         "high_latency",
         "rate_limit_exceeded",
+        "stalled_request",
+        "upstream_quota_low",
     ]
 
 
@@ -69,12 +76,18 @@ async def test_keep_firing_applies_to_every_rule() -> None:
     scenario = Scenario(keep_firing=45, traffic_keep_firing=90, master_rpm=10, error_rate=0.1)
     scenario.observe(20, tenant="acme", api_key="k1", provider="claude", status=502, duration=50.0)
     scenario.observe(20, tenant="acme", provider="claude", status=429, limited=True)
+    scenario.observe(20, credential="c1", provider="claude", status=401)
     quota_rule = quota_exceeded(lambda: [("k1", 10, 10)])
     await quota_rule.refresh()
     budget_rule = budget(lambda: [("k1", 10, 10, "dollars")])
     await budget_rule.refresh()
 
     rules: list[Rule] = [*default_rules(), quota_rule, budget_rule]
+    for rule in rules:
+        if isinstance(rule, StalledRequest):
+            rule.in_progress.open[Open(-1000)] = None
+        elif isinstance(rule, UpstreamQuotaLow):
+            rule.upstream.add(exchange(upstream=(UpstreamQuota("requests", 0, 10, None),)))
 
     findings = [
         finding

@@ -251,6 +251,22 @@ def test_alert_has_labels_annotations_and_times() -> None:
     ]
 
 
+@pytest.mark.parametrize("kind", ["master", "key", "apikey", "budget"])
+def test_changed_name_is_not_another_alert(kind: str) -> None:
+    """Alertmanager identifies an alert by its labels, so names are annotations only."""
+    alerts = [
+        alert
+        for name in ("Acme", "Acme Ltd")
+        for alert in alerts_of(
+            event(subject=Subject(kind, "7", name), metadata={"master_name": name}), OPTIONS, AT
+        )
+    ]
+
+    assert alerts[0]["labels"] == alerts[1]["labels"]
+    assert [alert["annotations"]["subject_name"] for alert in alerts] == ["Acme", "Acme Ltd"]
+    assert "Acme" not in str(alerts[0]["labels"])
+
+
 def test_resolved_alert_ends_at_the_time_of_its_event() -> None:
     """The end of a resolved alert does not depend on the time of delivery."""
     (alert,) = alerts_of(event("resolved", fired_at=AT - 60), OPTIONS, AT + 1000)
@@ -272,7 +288,7 @@ def test_change_of_severity_resolves_the_old_alert() -> None:
     ("subject", "metadata", "provider"),
     [
         (Subject("provider", "claude"), {}, "claude"),
-        (Subject("apikey", "c1", "gemini"), {"provider": "claude"}, "gemini"),
+        (Subject("apikey", "c1", "claude-prod"), {"provider": "claude"}, "claude"),
         (Subject("apikey", "c1"), {}, None),
         (Subject("key", "k1", "claude"), {"provider": 7}, None),
         (Subject("key", "k1"), {"provider": "codex"}, "codex"),

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from tokenpulse_mw.alerts import AlertEvent, Finding, LogSink, Severity, Subject
-from tokenpulse_mw.alerts.lifecycle import Transition
+from tokenpulse_mw.alerts.lifecycle import GLOBAL, Transition
 
 
 def event(transition: Transition, severity: Severity | None) -> AlertEvent:
@@ -47,6 +47,36 @@ async def test_event_is_logged_at_the_level_of_its_severity(
 
     line = f"{transition} error_spike:key:k1 {text}"
     assert caplog.record_tuples == [("tokenpulse_mw.alerts", level, line)]
+
+
+@pytest.mark.parametrize(
+    ("subject", "text"),
+    [
+        (Subject("apikey", "c1", "claude-prod"), "Provider API key failing (claude-prod)"),
+        (Subject("master", "7", "Provider API"), "Provider API key failing"),
+        (Subject("provider", "claude", "claude"), "Provider API key failing"),
+        (GLOBAL, "Provider API key failing"),
+        (Subject("apikey", "c1", "a\nforged line"), "Provider API key failing (a forged line)"),
+    ],
+)
+@pytest.mark.anyio
+async def test_resolution_has_the_name_of_its_subject(
+    subject: Subject, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The title of some alerts has no name, and the fingerprint only the id."""
+    caplog.set_level(logging.DEBUG, logger="tokenpulse_mw.alerts")
+    finding = Finding(
+        type="provider_down",
+        subject=subject,
+        severity="critical",
+        title="Provider API key failing",
+        message="",
+    )
+
+    await LogSink()(AlertEvent("resolved", finding, at=1.7e9))
+
+    (line,) = caplog.messages
+    assert line.endswith(f" [critical]: {text}")
 
 
 def test_all_events_of_an_alert_have_its_fingerprint() -> None:

@@ -20,7 +20,7 @@ USAGE = UsageRecord(500_000, "acme", "gpt-5", "openai", 3, 300, 60, 120, 0, 9, 4
 @pytest.mark.anyio
 async def test_request_has_the_rows_and_a_valid_signature() -> None:
     """Each attempt sends the same body under the same id."""
-    event = event_of([UsageRevision(USAGE, 2)])
+    event = event_of([UsageRevision(USAGE, 2)], {"acme": "Acme Ltd"}.get)
     with Receiver() as receiver:
         sink = UsageWebhook(receiver.url, secret=SECRET)
         await sink(event)
@@ -40,6 +40,7 @@ async def test_request_has_the_rows_and_a_valid_signature() -> None:
                     "revision": 2,
                     "hour": "2027-01-15T08:00:00Z",
                     "tenant": "acme",
+                    "tenant_name": "Acme Ltd",
                     "model": "gpt-5",
                     "provider": "openai",
                     "requests": 3,

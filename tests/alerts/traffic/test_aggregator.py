@@ -63,6 +63,7 @@ def test_bucket_has_the_traffic_of_its_slot() -> None:
         arrivals=[2, 0, 0, 1, 2],
         tenants={"7": 5 | 45 << 40},
         tenant_names={"7": "Acme"},
+        key_tenants={"k1": "7"},
         limited={"7": 1},
         rate_limited={"claude": 1 | 1 << 40},
         keys={"k1": 4 | 1 << 40},
@@ -452,3 +453,20 @@ def test_many_names_are_gathered_in_several_buckets_of_a_slot() -> None:
     counts = [count for bucket in gathered.buckets for count in bucket.keys.values()]
     assert len(counts) == 5000
     assert set(counts) == {1 | 1 << SHIFT}
+
+
+def test_names_of_a_process_are_bounded() -> None:
+    """Names of the least recent tenants are dropped, and new ones of a full bucket ignored."""
+    gathered = Gathered(max_subjects=1)
+    for number in range(5):
+        name = {"tenant": f"t{number}", "tenant_name": f"T{number}", "api_key": f"k{number}"}
+        gathered.observe(0, credential=f"c{number}", credential_group=f"g{number}", **name)
+
+    bucket = gathered.last()
+    assert dict(gathered.aggregator.tenant_names) == {"t4": "T4"}
+    assert bucket.tenant_names == {f"t{number}": f"T{number}" for number in range(4)}
+    assert bucket.key_tenants == {f"k{number}": f"t{number}" for number in range(4)}
+    assert {upstream[1]: outcomes.group for upstream, outcomes in bucket.outcomes.items()} == {
+        f"c{number}": f"g{number}" for number in range(4)
+    }
+    assert decode_bucket(encode_bucket(bucket), PROTOCOL) == bucket

@@ -16,6 +16,7 @@ from tokenpulse_mw.alerts.traffic.bucket import (
     PROTOCOL,
     Bucket,
     Profile,
+    ReportKey,
     decode_bucket,
     encode_bucket,
     latency_bounds,
@@ -40,6 +41,7 @@ OUTCOMES = st.builds(
     successes=NUMBER,
     last_success=st.integers(0, 100),
     failed_at=st.lists(st.integers(1, 100), max_size=5).map(sorted),
+    group=NAME,
 )
 USAGE = st.tuples(st.floats(0, 9), st.floats(1, 9), st.floats(0, 9))
 BUCKETS = st.builds(
@@ -49,6 +51,7 @@ BUCKETS = st.builds(
     arrivals=st.lists(NUMBER, min_size=5, max_size=5),
     tenants=counts(NAME),
     tenant_names=st.dictionaries(NAME, NAME, max_size=3),
+    key_tenants=st.dictionaries(NAME, NAME, max_size=3),
     limited=st.dictionaries(NAME, NUMBER, max_size=3),
     rate_limited=counts(NAME),
     keys=counts(NAME),
@@ -56,7 +59,8 @@ BUCKETS = st.builds(
     failures_by_upstream=counts(st.tuples(st.sampled_from(["key", "provider"]), NAME, UPSTREAM)),
     upstreams=counts(UPSTREAM),
     outcomes=st.dictionaries(UPSTREAM, OUTCOMES, max_size=3),
-    quotas=st.dictionaries(st.tuples(NAME, NAME, NAME), USAGE, max_size=3),
+    authentications=st.dictionaries(NAME, OUTCOMES, max_size=3),
+    reports=st.dictionaries(st.builds(ReportKey, NAME, NAME, NAME), USAGE, max_size=3),
 )
 
 

@@ -64,6 +64,7 @@ FIELDS = st.fixed_dictionaries(
     optional={
         "limited": st.just(True),
         "tenant_name": st.just("Acme"),
+        "credential_group": st.just("claude-prod"),
         "outcome": st.sampled_from(["error", "client_disconnect"]),
     },
 )

@@ -198,6 +198,16 @@ def test_name_of_a_tenant_is_the_last_annotated_one_of_bounded_many() -> None:
     assert dict(traffic.tenant_names) == {"2": "Two", "3": "Three"}
 
 
+def test_tenants_of_keys_are_bounded() -> None:
+    """The tenants of the least recent keys are dropped beyond `max_subjects`."""
+    traffic = ObservedTraffic(Thresholds(), max_subjects=2)
+    for key in ("k1", "k2", "k1", "k3"):
+        traffic.observe(exchange(api_key=key, tenant="1", tenant_name="Acme"), 0)
+    traffic.observe(exchange(api_key="k4", tenant="unnamed"), 0)
+
+    assert dict(traffic.key_tenants) == {"k1": "1", "k3": "1"}
+
+
 def test_tenant_named_as_the_overflow_is_counted_separately() -> None:
     """Requests, failures and limited requests of a tenant `__overflow__` have another name."""
     traffic = ObservedTraffic(Thresholds(), max_subjects=1)
@@ -480,13 +490,15 @@ def test_late_bucket_is_ignored_where_the_window_has_passed() -> None:
 
 
 def test_late_bucket_changes_no_name_of_a_tenant() -> None:
-    """An older name does not replace a newer one."""
+    """An older name or tenant does not replace a newer one."""
     traffic = Traffic(Thresholds(), max_subjects=5)
-    finish(traffic.apply(bucket(20, tenant_names={"7": "New"})))
+    finish(traffic.apply(bucket(20, tenant_names={"7": "New"}, key_tenants={"k1": "7"})))
 
-    finish(traffic.apply(bucket(10, tenant_names={"7": "Old", "8": "Other"})))
+    old = {"tenant_names": {"7": "Old", "8": "Other"}, "key_tenants": {"k1": "8", "k2": "8"}}
+    finish(traffic.apply(bucket(10, **old)))
 
     assert dict(traffic.tenant_names) == {"7": "New", "8": "Other"}
+    assert dict(traffic.key_tenants) == {"k1": "7", "k2": "8"}
 
 
 def test_bucket_with_another_profile_counts_without_error_rates() -> None:
@@ -619,6 +631,7 @@ def test_restored_traffic_equals_the_stored_one() -> None:
         assert list(copy.maxima()) == list(window.maxima())
     assert list(restored.limited.items()) == [("7", 1)]
     assert dict(restored.tenant_names) == {"7": "Acme"}
+    assert dict(restored.key_tenants) == {"k1": "7"}
     assert list(restored.upstreams.items()) == list(traffic.upstreams.items())
     assert kinds(stored(restored)) == [("state", 0)]
 

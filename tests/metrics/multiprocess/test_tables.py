@@ -17,6 +17,7 @@ from tokenpulse_mw import Exchange, HttpMetrics, Limiter, Policy, Settings, Toke
 from tokenpulse_mw.metrics import families
 from tokenpulse_mw.metrics.multiprocess import WorkerFiles, Workers
 from tokenpulse_mw.metrics.multiprocess.reader import client_registry
+from tokenpulse_mw.metrics.rows import Rows
 
 from ...support.waiting import PATIENCE
 
@@ -120,6 +121,28 @@ def test_timestamp_of_a_former_leader_is_not_shown(folder: Path) -> None:
     former[0] = 0
     assert shown() == [b"tokenpulse_alert_last_evaluation_timestamp_seconds 20.0"]
     timestamps = {}
+    assert shown() == []
+
+
+def test_least_value_of_the_workers_that_know_one_is_shown(folder: Path) -> None:
+    """A worker that has not called the provider must not make its limit look used up."""
+    metrics, other, idle = worker(), WorkerFiles(folder), WorkerFiles(folder)
+    family, name = families.UPSTREAM_REQUESTS, families.UPSTREAM_REQUESTS.name.encode()
+    remaining = {("openai",): 40.0}
+    metrics.add_callback(family.name, lambda: remaining)
+    rows = Rows(family, max_series=9, on_overflow=lambda family: None, new_row=other.new_row)
+    idle.new_row(family, ("openai",))
+
+    def shown() -> list[bytes]:
+        return [line for line in metrics.render().splitlines() if line.startswith(name)]
+
+    rows.update({("openai",): 0})
+    assert shown() == [b'tokenpulse_upstream_remaining_requests{provider="openai"} 0.0']
+    rows.update({("openai",): 60})
+    assert shown() == [b'tokenpulse_upstream_remaining_requests{provider="openai"} 40.0']
+    remaining = {}
+    assert shown() == [b'tokenpulse_upstream_remaining_requests{provider="openai"} 60.0']
+    rows.update({})
     assert shown() == []
 
 

@@ -327,7 +327,8 @@ class UsageRow(Struct):
     """Usage of models; a dimension is missing if the row has all of its values.
 
     Tokens of a cache are part of the input tokens, and reasoning of the output tokens.
-    `unpriced_requests` are those whose cost is unknown or only a minimum.
+    `unpriced_requests` are those whose cost is unknown or only a minimum. `tenant_name` is the last
+    known name of the tenant, or null.
     """
 
     requests: int
@@ -340,6 +341,7 @@ class UsageRow(Struct):
     unpriced_requests: int
     time: _Time | UnsetType = UNSET
     tenant: str | UnsetType = UNSET
+    tenant_name: str | UnsetType | None = UNSET
     model: str | UnsetType = UNSET
     provider: str | UnsetType = UNSET
 

@@ -35,7 +35,10 @@ _STEPS = {"hour": 1, "day": 24}
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _COLUMNS = (
     "time",
-    *USAGE_DIMENSIONS,
+    "tenant",
+    "tenant_name",
+    "model",
+    "provider",
     "requests",
     "input_tokens",
     "output_tokens",
@@ -45,6 +48,13 @@ _COLUMNS = (
     "cost_usd",
     "unpriced_requests",
 )
+
+# Columns that depend on the query, and the dimension that they need.
+_OPTIONAL_COLUMNS = {
+    "time": "",
+    **{name: name for name in USAGE_DIMENSIONS},
+    "tenant_name": "tenant",
+}
 
 
 def usage_routes(
@@ -122,16 +132,18 @@ async def _report(request: AdminRequest, *, tenant: str | None) -> AdminResponse
         raise invalid(
             (("query", "by"), f"results in more than {_MAX_ROWS} rows: select a shorter time")
         )
+    rows = [_row(record, selection, request.engine) for record in records]
     if query["format"] == "csv":
-        return AdminResponse(_as_csv(records, selection), media_type="text/csv; charset=utf-8")
-    rows = [_row(record, selection) for record in records]
+        return AdminResponse(_as_csv(rows, selection), media_type="text/csv; charset=utf-8")
     return AdminResponse(schemas.UsageReport(_time(first), _time(last), rows))
 
 
-def _row(record: UsageRecord, query: UsageQuery) -> schemas.UsageRow:
+def _row(record: UsageRecord, query: UsageQuery, engine: AlertEngine) -> schemas.UsageRow:
+    has_tenant = "tenant" in query.by
     return schemas.UsageRow(
         time=UNSET if query.step is None else _time(record.hour),
-        tenant=record.tenant if "tenant" in query.by else UNSET,
+        tenant=record.tenant if has_tenant else UNSET,
+        tenant_name=engine.tenant_name(record.tenant) if has_tenant else UNSET,
         model=record.model if "model" in query.by else UNSET,
         provider=record.provider if "provider" in query.by else UNSET,
         requests=record.requests,
@@ -145,22 +157,21 @@ def _row(record: UsageRecord, query: UsageQuery) -> schemas.UsageRow:
     )
 
 
-def _as_csv(records: Sequence[UsageRecord], query: UsageQuery) -> bytes:
+def _as_csv(rows: Sequence[schemas.UsageRow], query: UsageQuery) -> bytes:
     """Return CSV (RFC 4180) with a header; a spreadsheet must not run a name as a formula."""
     file = io.StringIO()
-    rows = csv.writer(file)
+    lines = csv.writer(file)
     columns = [
         name
         for name in _COLUMNS
-        if name not in ("time", *USAGE_DIMENSIONS)
-        or name in query.by
+        if name not in _OPTIONAL_COLUMNS
+        or _OPTIONAL_COLUMNS[name] in query.by
         or (name == "time" and query.step is not None)
     ]
-    rows.writerow(columns)
-    for record in records:
-        row = _row(record, query)
+    lines.writerow(columns)
+    for row in rows:
         values = [getattr(row, name) for name in columns]
-        rows.writerow(
+        lines.writerow(
             [
                 value.isoformat() if isinstance(value, datetime) else _not_a_formula(value)
                 for value in values

@@ -14,7 +14,7 @@ import anyio
 from ...lifespan import LoopLock
 from ...outages import Outage
 from ..sinks import AlertEvent, Rejected, RetryLater, Sink
-from ..sinks.text import LONGEST_FINGERPRINT, single_line
+from ..sinks.text import LONGEST_FINGERPRINT, name_of, single_line
 from ..steps import STEP, Steps, batches, in_steps
 from ..store_writer import StoreWriter
 from ..timeouts import Recovered, Report, call_with_timeout, ignored
@@ -258,11 +258,14 @@ class SinkWorker:
 
     async def _drop(self, notification: QueuedNotification, error: Exception) -> None:
         self._queue.remove(notification)
+        event = notification.event
+        name = name_of(event.finding.subject)
         logger.error(
-            "notification dropped: sink=%s alert=%s transition=%s error=%s",
+            "notification dropped: sink=%s alert=%s%s transition=%s error=%s",
             self.name,
-            single_line(notification.event.fingerprint, LONGEST_FINGERPRINT),
-            notification.event.transition,
+            single_line(event.fingerprint, LONGEST_FINGERPRINT),
+            f" name={name!r}" if name else "",
+            event.transition,
             _error_text(error),
         )
         await self._store_outcome(notification, self._dead_letter(notification, _error_text(error)))

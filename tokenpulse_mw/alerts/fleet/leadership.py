@@ -179,6 +179,6 @@ def _decoded(payload: bytes, protocol: int, *, now: float, newest_slot: int) -> 
     bucket = decode_bucket(payload, protocol)
     if bucket.slot > newest_slot:
         bucket.slot = newest_slot
-        for outcomes in bucket.outcomes.values():
+        for outcomes in bucket.all_outcomes():
             outcomes.move_before(now)
     return bucket

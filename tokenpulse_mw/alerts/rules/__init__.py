@@ -12,14 +12,16 @@ from .provider_down import provider_down
 from .quota import Quota, quota_exceeded
 from .rate_limits import rate_limit, rate_limit_exceeded
 from .rule import Rule, rule_name
-from .stalled_request import stalled_request
+from .stalled_request import StalledRequest, stalled_request
 from .traffic_spike import traffic_spike
-from .upstream_quota_low import upstream_quota_low
+from .upstream_quota_low import UpstreamQuotaLow, upstream_quota_low
 
 __all__ = [
     "Budget",
     "Quota",
     "Rule",
+    "StalledRequest",
+    "UpstreamQuotaLow",
     "budget",
     "credential_rejected",
     "default_rules",
@@ -41,10 +43,7 @@ __all__ = [
 
 
 def default_rules() -> list[Rule]:
-    """Return all rules except those that need a source.
-
-    These are `quota_exceeded`, `budget`, `stalled_request` and `upstream_quota_low`.
-    """
+    """Return new rules: all except `quota_exceeded` and `budget`, which need a source."""
     return [
         rate_limit,
         error_spike,
@@ -54,4 +53,6 @@ def default_rules() -> list[Rule]:
         high_error_rate,
         high_latency,
         rate_limit_exceeded,
+        stalled_request(),
+        upstream_quota_low(),
     ]

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from ..lifecycle import Finding, Subject
 from ..thresholds import Thresholds
-from ..traffic.bucket import QuotaKey, Usage, merge_quotas
+from ..traffic.bucket import ReportKey, Usage, merge_reports
 from ..traffic.traffic import Traffic
-from .rule import Steps, display_name, escaped, severity_for
+from .rule import Owner, Steps, escaped, owner_of_limit, severity_for
 from .source import MAX_NUMBER, Kind, PolledSource, Source, near_limit, parse_identity, parse_number
 
 _MICROS = 1_000_000
@@ -73,7 +73,7 @@ class BudgetRule:
         self._source: PolledSource[_Entry] = PolledSource(
             source, self._entry, _identity, _KIND, timeout=timeout, max_keys=max_keys
         )
-        self._trends: dict[QuotaKey, _Trend] = {}
+        self._trends: dict[ReportKey, _Trend] = {}
 
     async def refresh(self) -> None:
         """Call the source; if it fails, keep the last budgets.
@@ -93,10 +93,10 @@ class BudgetRule:
         if threshold is None:
             return
         self._source.check()
-        usages, trends, wall = dict[QuotaKey, Usage](), dict[QuotaKey, _Trend](), self.wall()
+        usages, trends, wall = dict[ReportKey, Usage](), dict[ReportKey, _Trend](), self.wall()
         for key, usage in self._usages(traffic):
             if not 0 < usage[2] <= wall:  # the window has not ended since the report
-                merge_quotas(usages, {key: usage})
+                merge_reports(usages, {key: usage})
             yield None
         for key, (used, limit, ends) in usages.items():
             forecast = None
@@ -106,12 +106,13 @@ class BudgetRule:
                 forecast = _forecast(trend, limit, wall)
             state = _State(_micros(used), _micros(limit), forecast, wall)
             if state.limit and state.share >= threshold * thresholds.resolve_ratio:
-                yield _finding(key, state, threshold, thresholds)
+                owner = owner_of_limit(traffic, key.key)
+                yield _finding(key, owner, state, threshold, thresholds)
             else:
                 yield None
         self._trends = trends
 
-    async def report_quotas(self) -> dict[QuotaKey, Usage]:
+    async def report(self) -> dict[ReportKey, Usage]:
         """Refresh, and return the usage of the keys near their budget; at most 1,000.
 
         Raises:
@@ -122,17 +123,17 @@ class BudgetRule:
         await self.refresh()
         return near_limit(self._own())
 
-    def _usages(self, traffic: Traffic) -> Iterator[tuple[QuotaKey, Usage]]:
+    def _usages(self, traffic: Traffic) -> Iterator[tuple[ReportKey, Usage]]:
         yield from self._own()
         if self.per_process:
-            for key, usage in traffic.quotas.items():
-                if key[0] == self.name:
+            for key, usage in traffic.reports.items():
+                if key.rule == self.name:
                     yield key, usage
 
-    def _own(self) -> Iterator[tuple[QuotaKey, Usage]]:
+    def _own(self) -> Iterator[tuple[ReportKey, Usage]]:
         for key, used, limit, policy, ends in self._source.rows:
             if limit > 0:
-                yield (self.name, policy, key), (used, limit, ends)
+                yield ReportKey(self.name, policy, key), (used, limit, ends)
 
     def _entry(self, row: Any) -> _Entry:
         key, used, limit, policy, reset_after = Budget(*row)
@@ -257,11 +258,13 @@ class _State(NamedTuple):
         return self.used / self.limit
 
 
-def _finding(key: QuotaKey, state: _State, threshold: float, thresholds: Thresholds) -> Finding:
+def _finding(
+    key: ReportKey, owner: Owner, state: _State, threshold: float, thresholds: Thresholds
+) -> Finding:
     _, policy, identity = key
     share = state.share
     steps: Steps = ((1, "critical"), (threshold, "warning"))
-    subject = Subject("budget", identity)
+    subject = Subject("budget", identity, owner.name)
     per_mille = state.used * 1000 // state.limit  # rounded down: 99.99 % is not used up
     used, limit = (_dollars(micros, state.limit) for micros in (state.used, state.limit))
     return Finding(
@@ -271,8 +274,8 @@ def _finding(key: QuotaKey, state: _State, threshold: float, thresholds: Thresho
         severity=severity_for(share, steps),
         keeps=severity_for(share, steps, thresholds.resolve_ratio),
         title="Budget used up" if share >= 1 else f"Budget at {per_mille // 10} %",
-        message=f"{display_name(subject)} of policy {escaped(policy)} has used {used} of {limit} "
-        f"USD ({per_mille // 10}.{per_mille % 10} %){_forecast_text(state)}",
+        message=f"Budget {identity!r}{owner.suffix(identity)} of policy {escaped(policy)} has used "
+        f"{used} of {limit} USD ({per_mille // 10}.{per_mille % 10} %){_forecast_text(state)}",
         value=share,
         metadata={
             "used": state.used / _MICROS,
@@ -280,6 +283,7 @@ def _finding(key: QuotaKey, state: _State, threshold: float, thresholds: Thresho
             "policy": policy,
             "threshold": threshold,
             "forecast": None if state.forecast is None else _utc(state.forecast).isoformat(),
+            **owner.metadata,
         },
         keep_firing=thresholds.keep_firing,
         window=0,  # the source is complete at once after a restart

@@ -26,20 +26,22 @@ class _CredentialRejected:
         threshold = thresholds.credential_rejections
         if threshold is None:
             return
-        for (kind, identity), streak in traffic.upstreams.failing():
-            if kind != "auth":
-                yield None
-                continue
-            group = f" in group {streak.name!r}" if streak.name else ""
+        for identity, streak in traffic.authentications.failing():
+            name = streak.group or streak.name
+            group = f" in group {name!r}" if name else ""
             yield Finding(
                 type="credential_rejected",
-                subject=Subject("apikey", identity, streak.name),
+                subject=Subject("apikey", identity, name),
                 severity="critical" if streak.failures >= threshold else None,
                 title=f"Provider API key rejected ({streak.failures} times in a row)",
                 message=f"API Key ID {escaped(identity)}{group} got {streak.failures} responses "
                 "with 401 or 403 in a row: it is revoked, expired or not permitted",
                 value=streak.failures,
-                metadata={"rejections": streak.failures, "threshold": threshold},
+                metadata={
+                    "rejections": streak.failures,
+                    "threshold": threshold,
+                    "provider": streak.name,
+                },
                 keep_firing=thresholds.keep_firing,
                 window=0,  # the rejections in a row are stored
             )

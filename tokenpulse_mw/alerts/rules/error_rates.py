@@ -14,6 +14,7 @@ from .rule import (
     display_name,
     duration_text,
     name_with_id,
+    owner_of,
     severity_for,
     subject_of,
 )
@@ -41,7 +42,8 @@ def error_spike(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterato
         if rate < resolve_at:
             yield None
             continue
-        subject = subject_of("key", key)
+        owner = owner_of(traffic, key)
+        subject = subject_of("key", key, owner.name)
         fires = confident_share(failures, requests, thresholds) >= threshold
         yield Finding(
             type="error_spike",
@@ -49,11 +51,15 @@ def error_spike(traffic: Traffic, thresholds: Thresholds, now: float) -> Iterato
             severity=severity_for(rate, _STEPS) if fires else None,
             keeps=severity_for(rate, _STEPS, thresholds.resolve_ratio),
             title=f"High error rate detected ({rate:.1%})",
-            message=f"{name_with_id(subject)} has {rate:.1%} error rate "
+            message=f"{name_with_id(subject)}{owner.suffix(key)} has {rate:.1%} error rate "
             f"({failures}/{requests} requests) in the last "
             f"{duration_text(thresholds.error_window)}",
             value=rate,
-            metadata=_numbers(requests, failures, threshold, upstreams.failures_of(key)),
+            metadata={
+                **_numbers(requests, failures, threshold),
+                **upstreams.metadata(key),
+                **owner.metadata,
+            },
             keep_firing=thresholds.keep_firing,
             window=thresholds.error_window,
         )
@@ -86,7 +92,10 @@ def high_error_rate(
             f"failed {failures} of {requests} requests ({rate:.1%}) "
             f"in the last {duration_text(thresholds.error_window)}",
             value=rate,
-            metadata=_numbers(requests, failures, threshold, upstreams.failures_of(provider)),
+            metadata={
+                **_numbers(requests, failures, threshold),
+                **upstreams.metadata(provider),
+            },
             hold_for=thresholds.provider_error_hold,
             keep_firing=thresholds.keep_firing,
             window=thresholds.error_window,
@@ -120,6 +129,7 @@ class _FailuresByUpstream:
 
     def __init__(self, traffic: Traffic, kind: str, identities: int) -> None:
         self._kind = kind
+        self._streaks = traffic.upstreams
         self._failures = traffic.counts.failures_by_upstream
         self._upstreams = list(traffic.counts.upstreams)
         self._is_grouped = identities * len(self._upstreams) > len(self._failures)
@@ -132,22 +142,28 @@ class _FailuresByUpstream:
                 self._groups.setdefault(identity, []).append(upstream)
             yield None
 
-    def failures_of(self, identity: str) -> Counter[str]:
-        """Return the failures of one key or provider by upstream."""
+    def metadata(self, identity: str) -> dict[str, object]:
+        """Return the upstreams with the most failures of a key or provider, with their groups."""
         upstreams = self._groups.get(identity, []) if self._is_grouped else self._upstreams
-        failures_of: Counter[str] = Counter()
+        failures_of: Counter[Upstream] = Counter()
         for upstream in upstreams:
             failures, _ = self._failures.get((self._kind, identity, upstream))
             if failures:
-                failures_of[":".join(upstream)] = failures
-        return failures_of
+                failures_of[upstream] = failures
+        worst = sorted(failures_of.items(), key=lambda item: (-item[1], ":".join(item[0])))
+        shown = worst[:_MAX_UPSTREAMS_SHOWN]
+        metadata: dict[str, object] = {}
+        if shown:
+            metadata["upstreams"] = {":".join(upstream): count for upstream, count in shown}
+        groups = {":".join(upstream): self._group_of(upstream) for upstream, _ in shown}
+        if any(groups.values()):
+            metadata["upstream_groups"] = {name: group for name, group in groups.items() if group}
+        return metadata
+
+    def _group_of(self, upstream: Upstream) -> str:
+        streak = self._streaks.get(upstream)
+        return "" if streak is None else streak.group
 
 
-def _numbers(
-    requests: int, failures: int, threshold: float, upstreams: Counter[str]
-) -> dict[str, object]:
-    numbers: dict[str, object] = {"requests": requests, "errors": failures, "threshold": threshold}
-    if upstreams:
-        worst = sorted(upstreams.items(), key=lambda item: (-item[1], item[0]))
-        numbers["upstreams"] = dict(worst[:_MAX_UPSTREAMS_SHOWN])
-    return numbers
+def _numbers(requests: int, failures: int, threshold: float) -> dict[str, object]:
+    return {"requests": requests, "errors": failures, "threshold": threshold}

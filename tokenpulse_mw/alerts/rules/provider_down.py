@@ -26,16 +26,16 @@ class _ProviderDown:
         if threshold is None:
             return
         for (kind, identity), streak in traffic.upstreams.failing():
-            if kind == "auth":
-                continue
             fires = (
                 streak.failures >= threshold
                 and streak.recent_failures * 2 >= streak.recent_outcomes
             )
-            subject = Subject(kind, identity, streak.name)
+            subject = Subject(kind, identity, streak.group or streak.name)
             title = name = display_name(subject)
+            metadata: dict[str, object] = {"failures": streak.failures, "threshold": threshold}
             if kind == "apikey":
-                group = f" in group {streak.name!r}" if streak.name else ""
+                group = f" in group {subject.name!r}" if subject.name else ""
+                metadata["provider"] = streak.name
                 title, name = "Provider API key", f"API Key ID {escaped(identity)}{group}"
             failures, requests = streak.recent()
             yield Finding(
@@ -46,7 +46,7 @@ class _ProviderDown:
                 message=f"{name} has {failures} failures out of {requests} requests "
                 f"({failures / requests:.1%} failure rate)",
                 value=streak.failures,
-                metadata={"failures": streak.failures, "threshold": threshold},
+                metadata=metadata,
                 keep_firing=thresholds.keep_firing,
                 window=0,  # the failures in a row are stored
             )

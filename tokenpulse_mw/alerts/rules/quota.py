@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from ..lifecycle import Finding
 from ..thresholds import Thresholds
-from ..traffic.bucket import QuotaKey, Usage
+from ..traffic.bucket import ReportKey, Usage
 from ..traffic.traffic import Traffic
-from .rule import Steps, escaped, name_with_id, severity_for, subject_of
+from .rule import Owner, Steps, escaped, name_with_id, owner_of_limit, severity_for, subject_of
 from .source import Kind, PolledSource, Source, near_limit, parse_identity, parse_number
 
 _KIND = Kind(
@@ -79,11 +79,11 @@ class QuotaExceeded:
             # Compare the share: the rounding of limit x threshold could miss the exact threshold.
             share = quota.used / quota.limit if quota.limit and quota.limit > 0 else 0.0
             if share >= threshold * thresholds.resolve_ratio:
-                yield _finding(quota, share, threshold, thresholds)
+                yield _finding(quota, _owner(traffic, quota), share, threshold, thresholds)
             else:
                 yield None
 
-    async def report_quotas(self) -> dict[QuotaKey, Usage]:
+    async def report(self) -> dict[ReportKey, Usage]:
         """Refresh, and return use and limit of the keys near their quota; at most 1,000.
 
         Raises:
@@ -93,14 +93,14 @@ class QuotaExceeded:
             return {}
         await self.refresh()
         return near_limit(
-            ((self.name, "", quota.key), (quota.used, quota.limit, 0.0))
+            (ReportKey(self.name, "", quota.key), (quota.used, quota.limit, 0.0))
             for quota in self.quotas
             if quota.limit is not None
         )
 
     def _reported(self, traffic: Traffic) -> Iterator[Quota]:
         if self.per_process:
-            for (rule, _, key), (used, limit, _) in traffic.quotas.items():
+            for (rule, _, key), (used, limit, _) in traffic.reports.items():
                 if rule == self.name:
                     yield Quota(key, used, limit)
 
@@ -149,17 +149,26 @@ def _key(row: Any) -> str:
     return parse_identity(row[0])
 
 
-def _finding(quota: Quota, share: float, threshold: float, thresholds: Thresholds) -> Finding:
-    owner = f" (Master {escaped(quota.tenant)})" if quota.tenant else ""
+def _owner(traffic: Traffic, quota: Quota) -> Owner:
+    """Return the tenant of the quota's key: that of the source, else that of the traffic."""
+    if quota.tenant:
+        return Owner(quota.tenant, traffic.tenant_names.get(quota.tenant, ""))
+    return owner_of_limit(traffic, quota.key)
+
+
+def _finding(
+    quota: Quota, owner: Owner, share: float, threshold: float, thresholds: Thresholds
+) -> Finding:
+    suffix = owner.suffix(quota.key)
     steps: Steps = ((1, "critical"), (threshold, "warning"))
-    subject = subject_of("key", quota.key)
+    subject = subject_of("key", quota.key, owner.name)
     return Finding(
         type="quota_exceeded",
         subject=subject,
         severity=severity_for(share, steps),
         keeps=severity_for(share, steps, thresholds.resolve_ratio),
         title="Quota exceeded" if share >= 1 else f"Quota at {share:.0%}",
-        message=f"{name_with_id(subject)}{owner} has used {quota.used}/{quota.limit} "
+        message=f"{name_with_id(subject)}{suffix} has used {quota.used}/{quota.limit} "
         f"{escaped(quota.unit)} ({share:.1%})",
         value=share,
         metadata={
@@ -167,6 +176,7 @@ def _finding(quota: Quota, share: float, threshold: float, thresholds: Threshold
             "limit": quota.limit,
             "master": quota.tenant,
             "threshold": threshold,
+            **owner.metadata,
         },
         keep_firing=thresholds.keep_firing,
         window=0,  # the source is complete at once after a restart

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from ..lifecycle import GLOBAL, Finding, Severity, Subject
 from ..thresholds import Thresholds
@@ -49,11 +50,49 @@ def display_name(subject: Subject) -> str:
 
 def name_with_id(subject: Subject) -> str:
     """Return the name in quotes and the id, in the words of the seed."""
-    if subject.kind == "key" and not subject.name:
+    if subject.kind == "key" and subject.id != OVERFLOW:
         return f"Key ID {escaped(subject.id)}"
     if subject.name in ("", subject.id) or subject == GLOBAL:
         return display_name(subject)
     return f"{display_name(subject)} (ID: {escaped(subject.id)})"
+
+
+class Owner(NamedTuple):
+    """The tenant of a key; empty texts if unknown."""
+
+    id: str = ""
+    name: str = ""
+
+    @property
+    def metadata(self) -> dict[str, object]:
+        """Return id and name for the metadata of a finding, if the name is known."""
+        return {"master": self.id, "master_name": self.name} if self.name else {}
+
+    def suffix(self, key: str) -> str:
+        """Return the tenant in parentheses, to follow `key`, whose id is not repeated."""
+        if not self.name:
+            return f" (Master {escaped(self.id)})" if self.id else ""
+        identity = "" if self.id == key else f", ID: {escaped(self.id)}"
+        return f" (Master {self.name!r}{identity})"
+
+
+def owner_of(traffic: Traffic, key: str) -> Owner:
+    """Return the tenant that was annotated together with an API key, if its name is known."""
+    tenant = traffic.key_tenants.get(key, "")
+    name = traffic.tenant_names.get(tenant, "")
+    return Owner(tenant, name) if name else Owner()
+
+
+def owner_of_limit(traffic: Traffic, key: str) -> Owner:
+    """Return the tenant of the key of a limit, which is the id of a tenant or of an API key.
+
+    If it is the id of both, and not of the same tenant, the tenant is unknown.
+    """
+    owner = owner_of(traffic, key)
+    name = traffic.tenant_names.get(key, "")
+    if not name:
+        return owner
+    return Owner(key, name) if owner.id in ("", key) else Owner()
 
 
 def escaped(text: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import anyio
 
 from ...validation import check_integer, check_seconds, describe
-from ..traffic.bucket import QuotaKey, Usage
+from ..traffic.bucket import ReportKey, Usage
 
 MAX_NUMBER = 1e15
 
@@ -154,7 +154,7 @@ class PolledSource(Generic[_Row]):
             return set()
 
 
-def near_limit(usages: Iterable[tuple[QuotaKey, Usage]]) -> dict[QuotaKey, Usage]:
+def near_limit(usages: Iterable[tuple[ReportKey, Usage]]) -> dict[ReportKey, Usage]:
     """Return the usages of at least half of the limit; at most 1,000, the largest last."""
     shares = [
         (usage[0] / usage[1], key, usage)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ...exchange import RequestInProgress, RequestsInProgress, truncate_with_hash
 from ..lifecycle import Finding, Subject
 from ..thresholds import Thresholds
-from ..traffic.bucket import QuotaKey, Usage
+from ..traffic.bucket import ReportKey, Usage
 from ..traffic.traffic import Traffic
 from .rule import duration_text, escaped
 
@@ -32,12 +32,16 @@ class _Stalled(NamedTuple):
 
 
 class StalledRequest:
-    """The rule that `stalled_request` returns."""
+    """The rule that `stalled_request` returns.
+
+    Attributes:
+        in_progress: The requests of this process.
+    """
 
     name = "stalled_request"
 
     def __init__(self, in_progress: RequestsInProgress) -> None:
-        self._in_progress = in_progress
+        self.in_progress = in_progress
 
     def __call__(
         self, traffic: Traffic, thresholds: Thresholds, now: float
@@ -47,8 +51,8 @@ class StalledRequest:
         least = min((limit for limit in limits.values() if limit is not None), default=None)
         if least is None:
             return
-        groups = _groups(self._in_progress.requests(limit=_MAX_REQUESTS, min_idle=least), limits)
-        for (rule, part, route), (idle, _, requests) in traffic.quotas.items():
+        groups = _groups(self.in_progress.requests(limit=_MAX_REQUESTS, min_idle=least), limits)
+        for (rule, part, route), (idle, _, requests) in traffic.reports.items():
             phase, _, provider = part.partition(":")
             limit = limits.get(phase)
             if rule == self.name and limit is not None and idle >= limit:
@@ -57,16 +61,20 @@ class StalledRequest:
         for (phase, provider, route), stalled in groups.items():
             yield _finding(phase, provider, route, stalled, limits[phase] or 0, thresholds)
 
-    async def report_quotas(self) -> dict[QuotaKey, Usage]:
+    async def report(self) -> dict[ReportKey, Usage]:
         """Return the idle time and the number of idle requests of each route."""
-        idle = self._in_progress.requests(limit=_MAX_REQUESTS, min_idle=_MIN_REPORTED_SECONDS)
+        idle = self.in_progress.requests(limit=_MAX_REQUESTS, min_idle=_MIN_REPORTED_SECONDS)
         return {
-            (self.name, f"{phase}:{provider}", route): (group.idle, 1.0, float(group.requests))
+            ReportKey(self.name, f"{phase}:{provider}", route): (
+                group.idle,
+                1.0,
+                float(group.requests),
+            )
             for (phase, provider, route), group in _groups(idle).items()
         }
 
 
-def stalled_request(in_progress: RequestsInProgress) -> StalledRequest:
+def stalled_request(in_progress: RequestsInProgress | None = None) -> StalledRequest:
     """Return a rule that fires while requests have been idle for too long.
 
     A request is idle while neither side sends a byte: until the first byte of the response it may
@@ -76,11 +84,14 @@ def stalled_request(in_progress: RequestsInProgress) -> StalledRequest:
     leader once in an interval.
 
     Args:
-        in_progress: The requests of this process, filled by `ExchangeMiddleware(in_progress=...)`.
+        in_progress: The requests of this process; new ones if None. `AlertMiddleware` and
+            `TokenPulse` fill those of their engine; otherwise pass them to `ExchangeMiddleware`.
 
     Raises:
-        ValueError: `in_progress` are no `RequestsInProgress`.
+        ValueError: `in_progress` has another type.
     """
+    if in_progress is None:
+        in_progress = RequestsInProgress()
     if not isinstance(in_progress, RequestsInProgress):
         raise ValueError(f"in_progress must be RequestsInProgress(...), got {in_progress!r}")
     return StalledRequest(in_progress)

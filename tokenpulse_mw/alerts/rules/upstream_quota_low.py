@@ -10,7 +10,7 @@ import msgspec
 from ...exchange import UpstreamQuotas
 from ..lifecycle import Finding, Severity, Subject
 from ..thresholds import Thresholds
-from ..traffic.bucket import QuotaKey, Usage, merge_quotas
+from ..traffic.bucket import ReportKey, Usage, merge_reports
 from ..traffic.traffic import Traffic
 from .rule import escaped
 from .source import near_limit
@@ -30,12 +30,16 @@ _LIMITS = msgspec.json.Decoder(_Limit)
 
 
 class UpstreamQuotaLow:
-    """The rule that `upstream_quota_low` returns."""
+    """The rule that `upstream_quota_low` returns.
+
+    Attributes:
+        upstream: The limits that this process has seen.
+    """
 
     name = "upstream_quota_low"
 
-    def __init__(self, quotas: UpstreamQuotas) -> None:
-        self._quotas = quotas
+    def __init__(self, upstream: UpstreamQuotas) -> None:
+        self.upstream = upstream
 
     def __call__(
         self, traffic: Traffic, thresholds: Thresholds, now: float
@@ -45,8 +49,8 @@ class UpstreamQuotaLow:
         if threshold is None:
             return
         lowest: dict[tuple[Subject, str], tuple[float, _Limit, Usage]] = {}
-        reported = {key: usage for key, usage in traffic.quotas.items() if key[0] == self.name}
-        merge_quotas(reported, self._own())
+        reported = {key: usage for key, usage in traffic.reports.items() if key.rule == self.name}
+        merge_reports(reported, self._own())
         for (_, _, key), usage in reported.items():
             limit = _LIMITS.decode(key)
             subject = Subject("provider", limit.provider, limit.provider)
@@ -62,13 +66,13 @@ class UpstreamQuotaLow:
             else:
                 yield None
 
-    async def report_quotas(self) -> dict[QuotaKey, Usage]:
+    async def report(self) -> dict[ReportKey, Usage]:
         """Return use and limit of the providers' limits of which at least half is used."""
         return self._own()
 
-    def _own(self) -> dict[QuotaKey, Usage]:
-        usages: dict[QuotaKey, Usage] = {}
-        for pool in self._quotas.pools():
+    def _own(self) -> dict[ReportKey, Usage]:
+        usages: dict[ReportKey, Usage] = {}
+        for pool in self.upstream.pools():
             size = pool.limit
             if size is None and pool.remaining == 0:
                 size = 1
@@ -76,12 +80,12 @@ class UpstreamQuotaLow:
                 limit = _Limit(
                     pool.provider, pool.credential, pool.credential_group, pool.model, pool.unit
                 )
-                key = (self.name, pool.unit, msgspec.json.encode(limit).decode())
+                key = ReportKey(self.name, pool.unit, msgspec.json.encode(limit).decode())
                 usages[key] = (float(size - pool.remaining), float(size), 0.0)
         return near_limit(usages.items())
 
 
-def upstream_quota_low(quotas: UpstreamQuotas) -> UpstreamQuotaLow:
+def upstream_quota_low(upstream: UpstreamQuotas | None = None) -> UpstreamQuotaLow:
     """Return a rule that fires when at most `upstream_quota` of a provider's rate limit is left.
 
     It is critical when nothing is left. The limits are those that the responses of the provider
@@ -89,14 +93,17 @@ def upstream_quota_low(quotas: UpstreamQuotas) -> UpstreamQuotaLow:
     which half is used to the leader once in an interval.
 
     Args:
-        quotas: The limits seen by this process, filled by `ExchangeMiddleware(quotas=...)`.
+        upstream: The limits that this process has seen; new ones if None. `AlertMiddleware` and
+            `TokenPulse` fill those of their engine; otherwise pass them to `ExchangeMiddleware`.
 
     Raises:
-        ValueError: `quotas` are no `UpstreamQuotas`.
+        ValueError: `upstream` has another type.
     """
-    if not isinstance(quotas, UpstreamQuotas):
-        raise ValueError(f"quotas must be UpstreamQuotas(...), got {quotas!r}")
-    return UpstreamQuotaLow(quotas)
+    if upstream is None:
+        upstream = UpstreamQuotas()
+    if not isinstance(upstream, UpstreamQuotas):
+        raise ValueError(f"upstream must be UpstreamQuotas(...), got {upstream!r}")
+    return UpstreamQuotaLow(upstream)
 
 
 def _finding(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 
+from ..lifecycle import Finding
 from .event import AlertEvent
-from .text import LONGEST_FINGERPRINT, single_line
+from .text import LONGEST_FINGERPRINT, name_of, single_line
 
 logger = logging.getLogger("tokenpulse_mw.alerts")
 
@@ -25,5 +26,11 @@ class LogSink:
             event.transition,
             single_line(event.fingerprint, LONGEST_FINGERPRINT),
             finding.severity,
-            finding.title if resolved else finding.message,
+            _resolved_text(finding) if resolved else finding.message,
         )
+
+
+def _resolved_text(finding: Finding) -> str:
+    """Return the title, and the name of the subject if the title does not have it."""
+    name = name_of(finding.subject)
+    return finding.title if name in finding.title else f"{finding.title} ({name})"

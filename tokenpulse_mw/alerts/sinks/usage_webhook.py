@@ -45,6 +45,7 @@ def _row(row: UsageRow) -> dict[str, object]:
         "revision": row.revision,
         "hour": datetime.fromtimestamp(usage.hour * 3600, UTC),
         "tenant": usage.tenant,
+        "tenant_name": row.tenant_name,
         "model": usage.model,
         "provider": usage.provider,
         "requests": usage.requests,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -13,10 +14,10 @@ from .bucket import (
     Bucket,
     FailureKey,
     Profile,
-    QuotaKey,
+    ReportKey,
     Usage,
     UsageKey,
-    merge_quotas,
+    merge_reports,
 )
 from .classification import GATEWAY, TrafficClass, TrafficKey, Upstream, valid_text
 from .rolling_window import FIRST, OVERFLOW, SHIFT
@@ -81,6 +82,8 @@ class TrafficAggregator:
         offset: Seconds to add to the engine's clock; a change takes effect with the next bucket.
         overflowed: Number of events counted as `__overflow__`.
         profile: Profile of the open bucket.
+        tenant_names: Last known name of each recent tenant of this process; at most
+            `max_subjects`.
     """
 
     def __init__(
@@ -95,6 +98,8 @@ class TrafficAggregator:
     ) -> None:
         self.offset = offset
         self.overflowed = 0
+        self.tenant_names: OrderedDict[str, str] = OrderedDict()
+        self._max_subjects = max_subjects
         self._max_names = 4 * max_subjects
         self._max_usage_rows = max_subjects  # in an hour
         self._usage_hour, self._usage_rows = -1, set[UsageKey]()
@@ -171,14 +176,14 @@ class TrafficAggregator:
         self._usage[key] = counts
         return counts
 
-    def report_quotas(self, quotas: Mapping[QuotaKey, Usage], now: float) -> None:
-        """Add the use of keys near their quota or budget to the bucket of `now`."""
+    def add_reports(self, reports: Mapping[ReportKey, Usage], now: float) -> None:
+        """Add what the rules of this process report to the bucket of `now`."""
         self.seal(now)
         valid = {
-            (rule, valid_text(part), valid_text(key)): usage
-            for (rule, part, key), usage in quotas.items()
+            ReportKey(rule, valid_text(part), valid_text(key)): usage
+            for (rule, part, key), usage in reports.items()
         }
-        merge_quotas(self._bucket.quotas, valid)
+        merge_reports(self._bucket.reports, valid)
 
     def seal(self, now: float, *, partial: bool = False) -> None:
         """Pass the finished bucket to `sealed`; with `partial`, also the open one."""
@@ -250,7 +255,7 @@ class TrafficAggregator:
         bucket = self._bucket
         bucket.slot = self._slot
         self._open()
-        if bucket.tenants or bucket.limited or bucket.quotas or bucket.usage:
+        if bucket.tenants or bucket.limited or bucket.reports or bucket.usage:
             self._sealed(bucket)
 
     def _new_row(self, key: tuple[Any, ...], exchange: Exchange) -> _Row:
@@ -259,10 +264,7 @@ class TrafficAggregator:
             if len(self._bucket.keys) + len(self._bucket.tenants) > _MAX_BUCKET_NAMES:
                 self._close()
         traffic_class = self._classes.get(key[:-2]) or self._new_class(key[:-2])
-        if exchange.tenant and exchange.tenant_name:
-            names, tenant = self._bucket.tenant_names, valid_text(exchange.tenant)
-            if tenant in names or len(names) < self._max_names:
-                names[tenant] = valid_text(exchange.tenant_name)
+        self._add_names(exchange, traffic_class)
         failed_at: Sequence[int] = ()
         if traffic_class.outcomes is not None:
             failed_at = _ALWAYS if traffic_class.is_failure else traffic_class.outcomes.failed_at
@@ -271,27 +273,52 @@ class TrafficAggregator:
         row = self._rows[key] = [0, 0, None, failed_at, traffic_class]
         return row
 
+    def _add_names(self, exchange: Exchange, traffic_class: TrafficClass) -> None:
+        """Store the names of the tenant and of the credential."""
+        if exchange.tenant and exchange.tenant_name:
+            bucket, tenant = self._bucket, _name(exchange.tenant)
+            self._set(bucket.tenant_names, tenant, valid_text(exchange.tenant_name))
+            if exchange.api_key:
+                tenants, key = bucket.key_tenants, _name(exchange.api_key)
+                self._set(tenants, key, max(tenant, tenants.get(key, "")))  # as in `merge`
+            self.tenant_names[tenant] = valid_text(exchange.tenant_name)
+            self.tenant_names.move_to_end(tenant)
+            if len(self.tenant_names) > self._max_subjects:
+                self.tenant_names.popitem(last=False)
+        if exchange.credential and exchange.credential_group:
+            for outcomes in (traffic_class.outcomes, traffic_class.authentications):
+                if outcomes is not None:
+                    outcomes.group = valid_text(exchange.credential_group)
+
+    def _set(self, names: dict[str, str], identity: str, name: str) -> None:
+        if identity in names or len(names) < self._max_names:
+            names[identity] = name
+
     def _new_class(self, key: tuple[Any, ...]) -> TrafficClass:
         if len(self._classes) >= _MAX_ROWS:
             self._classes = {}
         traffic_class = TrafficClass(
             TrafficKey(*key), count_client_errors=self.profile.count_client_errors
         )
-        traffic_class.outcomes = self._outcomes_of(traffic_class.upstream, traffic_class)
-        traffic_class.authentications = self._outcomes_of(traffic_class.credential, traffic_class)
+        bucket, provider = self._bucket, traffic_class.provider
+        traffic_class.outcomes = self._outcomes_of(
+            bucket.outcomes, traffic_class.upstream, provider
+        )
+        traffic_class.authentications = self._outcomes_of(
+            bucket.authentications, traffic_class.credential, provider
+        )
         self._classes[key] = traffic_class
         return traffic_class
 
     def _outcomes_of(
-        self, upstream: Upstream | None, traffic_class: TrafficClass
+        self, table: dict[_Subject, Outcomes], subject: _Subject | None, provider: str
     ) -> Outcomes | None:
-        """Return the outcomes of an upstream in the open bucket; None if the bucket is full."""
-        outcomes = self._bucket.outcomes
-        if upstream is None or (upstream not in outcomes and len(outcomes) >= self._max_names):
+        """Return the outcomes of a subject; None without a subject, or if the table is full."""
+        if subject is None or (subject not in table and len(table) >= self._max_names):
             return None
-        found = outcomes.setdefault(upstream, Outcomes())
-        found.name = traffic_class.provider or found.name
-        return found
+        outcomes = table.setdefault(subject, Outcomes())
+        outcomes.name = provider or outcomes.name
+        return outcomes
 
     def _record_outcome(self, traffic_class: Any, now: float) -> None:
         """Record a failure, or the first success after failures, in its order.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import add
 from typing import Annotated, Generic, NamedTuple, TypeVar
@@ -22,8 +22,18 @@ PROTOCOL = 1  # version of encoded buckets and windows
 FailureKey = tuple[str, str, Upstream]
 
 
-# Name of the rule, a part of it such as the policy of a budget, and the key.
-QuotaKey = tuple[str, str, str]
+class ReportKey(NamedTuple):
+    """Key of a number that the rule of a process reports to the leader.
+
+    Attributes:
+        rule: Name of the rule.
+        part: A part of it, such as the policy of a budget.
+        key: The subject, such as the key of a limit.
+    """
+
+    rule: str
+    part: str
+    key: str
 
 
 # Use and limit of a key, and the end of the window in seconds since the epoch, or 0 if it is not
@@ -95,6 +105,7 @@ class Bucket:
         arrivals: Requests in each second of the slot.
         tenants: Requests and tokens of each tenant.
         tenant_names: Display names of tenants.
+        key_tenants: Tenant of each key whose tenant has a name.
         limited: Limited requests of each tenant.
         rate_limited: Responses with 429 of each provider, and how many of them came from the
             gateway's own limit.
@@ -103,7 +114,9 @@ class Bucket:
         failures_by_upstream: Failures of each key and provider, by upstream.
         upstreams: Failures of each upstream.
         outcomes: Outcomes of each upstream.
-        quotas: Use and limit of keys near their quota or budget in one of the processes.
+        authentications: Outcomes of the authentications of each credential; a response with 401 or
+            403 is a failure.
+        reports: What the rules in one of the processes report to the leader.
         usage: Numbers of each tenant, model and provider, in the order of `USAGE_COUNTS`. The store
             adds them to the usage of the hour, so they are not encoded.
     """
@@ -113,6 +126,7 @@ class Bucket:
     arrivals: list[int] = field(default_factory=list)
     tenants: dict[str, int] = field(default_factory=dict)
     tenant_names: dict[str, str] = field(default_factory=dict)
+    key_tenants: dict[str, str] = field(default_factory=dict)
     limited: dict[str, int] = field(default_factory=dict)
     rate_limited: dict[str, int] = field(default_factory=dict)
     keys: dict[str, int] = field(default_factory=dict)
@@ -120,7 +134,8 @@ class Bucket:
     failures_by_upstream: dict[FailureKey, int] = field(default_factory=dict)
     upstreams: dict[Upstream, int] = field(default_factory=dict)
     outcomes: dict[Upstream, Outcomes] = field(default_factory=dict)
-    quotas: dict[QuotaKey, Usage] = field(default_factory=dict)
+    authentications: dict[str, Outcomes] = field(default_factory=dict)
+    reports: dict[ReportKey, Usage] = field(default_factory=dict)
     usage: dict[UsageKey, list[int]] = field(default_factory=dict)
 
     def usage_of(self, key: UsageKey, *, max_keys: int) -> list[int]:
@@ -159,8 +174,13 @@ class Bucket:
 
     def move_outcomes(self, seconds: float) -> None:
         """Correct the fleet time of all outcomes."""
-        for outcomes in self.outcomes.values():
+        for outcomes in self.all_outcomes():
             outcomes.move(round(seconds * 1e6))
+
+    def all_outcomes(self) -> Iterator[Outcomes]:
+        """Yield the outcomes of all upstreams and credentials."""
+        yield from self.outcomes.values()
+        yield from self.authentications.values()
 
     def merge(self, other: Bucket) -> None:
         """Add the traffic of `other` in the same slot, in any order.
@@ -176,6 +196,8 @@ class Bucket:
         _add(self.rate_limited, other.rate_limited)
         for tenant, name in other.tenant_names.items():
             self.tenant_names[tenant] = max(name, self.tenant_names.get(tenant, ""))
+        for key, tenant in other.key_tenants.items():
+            self.key_tenants[key] = max(tenant, self.key_tenants.get(key, ""))
         if self.profile == other.profile:
             _add(self.keys, other.keys)
             _add(self.latencies, other.latencies)
@@ -183,13 +205,15 @@ class Bucket:
             _add(self.upstreams, other.upstreams)
         for upstream, outcomes in other.outcomes.items():
             self.outcomes.setdefault(upstream, Outcomes()).merge(outcomes)
-        merge_quotas(self.quotas, other.quotas)
+        for credential, outcomes in other.authentications.items():
+            self.authentications.setdefault(credential, Outcomes()).merge(outcomes)
+        merge_reports(self.reports, other.reports)
 
 
-def merge_quotas(quotas: dict[QuotaKey, Usage], others: Mapping[QuotaKey, Usage]) -> None:
-    """Add the use of keys to `quotas`, which keeps the larger share of each key."""
+def merge_reports(reports: dict[ReportKey, Usage], others: Mapping[ReportKey, Usage]) -> None:
+    """Add to `reports`, which keeps the larger share of each key."""
     for key, usage in others.items():
-        quotas[key] = max(usage, quotas.get(key, usage), key=_share_first)
+        reports[key] = max(usage, reports.get(key, usage), key=_share_first)
 
 
 def _share_first(usage: Usage) -> tuple[float, Usage]:
@@ -233,6 +257,7 @@ class _EncodedBucket(msgspec.Struct, array_like=True):
     arrivals: list[Natural]
     tenants: Columns[str]
     tenant_names: dict[str, str]
+    key_tenants: dict[str, str]
     limited: dict[str, Natural]
     rate_limited: Columns[str]
     keys: Columns[str]
@@ -240,7 +265,8 @@ class _EncodedBucket(msgspec.Struct, array_like=True):
     failures_by_upstream: Columns[FailureKey]
     upstreams: Columns[Upstream]
     outcomes: list[tuple[Upstream, Outcomes]]
-    quotas: list[tuple[QuotaKey, tuple[float, Positive, float]]]
+    authentications: list[tuple[str, Outcomes]]
+    reports: list[tuple[ReportKey, tuple[float, Positive, float]]]
 
 
 _DECODER = msgspec.msgpack.Decoder(_EncodedBucket)
@@ -260,6 +286,7 @@ def encode_bucket(bucket: Bucket, protocol: int = PROTOCOL) -> bytes:
             bucket.arrivals,
             Columns.of(bucket.tenants),
             bucket.tenant_names,
+            bucket.key_tenants,
             bucket.limited,
             Columns.of(bucket.rate_limited),
             Columns.of(bucket.keys),
@@ -267,7 +294,8 @@ def encode_bucket(bucket: Bucket, protocol: int = PROTOCOL) -> bytes:
             Columns.of(bucket.failures_by_upstream),
             Columns.of(bucket.upstreams),
             list(bucket.outcomes.items()),
-            list(bucket.quotas.items()),
+            list(bucket.authentications.items()),
+            list(bucket.reports.items()),
         )
     )
 
@@ -288,6 +316,7 @@ def decode_bucket(payload: bytes, protocol: int) -> Bucket:
         arrivals=encoded.arrivals,
         tenants=encoded.tenants.packed(),
         tenant_names=encoded.tenant_names,
+        key_tenants=encoded.key_tenants,
         limited=encoded.limited,
         rate_limited=encoded.rate_limited.packed(),
         keys=encoded.keys.packed(),
@@ -295,7 +324,8 @@ def decode_bucket(payload: bytes, protocol: int) -> Bucket:
         failures_by_upstream=encoded.failures_by_upstream.packed(),
         upstreams=encoded.upstreams.packed(),
         outcomes=dict(encoded.outcomes),
-        quotas=dict(encoded.quotas),
+        authentications=dict(encoded.authentications),
+        reports=dict(encoded.reports),
     )
 
 

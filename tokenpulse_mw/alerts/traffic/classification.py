@@ -7,8 +7,7 @@ from typing import NamedTuple
 from ...exchange import UNKNOWN, upstream_failed
 from .streaks import Outcomes
 
-# "apikey" and the id of the annotated credential, otherwise "provider" and its name. The
-# authentications of a credential are outcomes of "auth" and its id: 401 and 403 are failures.
+# "apikey" and the id of the annotated credential, otherwise "provider" and its name.
 Upstream = tuple[str, str]
 
 
@@ -84,9 +83,9 @@ class TrafficClass:
         self.upstream = self._upstream(key)
         self.outcomes: Outcomes | None = None
         self.is_rejected = self.is_rated and key.status in (401, 403) and bool(key.credential)
-        self.credential: Upstream | None = None
+        self.credential: str | None = None
         if key.credential and (self.is_rejected or (self.upstream and not self.is_failure)):
-            self.credential = ("auth", valid_text(key.credential))
+            self.credential = valid_text(key.credential)
         self.authentications: Outcomes | None = None
 
     def _upstream(self, key: TrafficKey) -> Upstream | None:

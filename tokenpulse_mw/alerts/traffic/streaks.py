@@ -29,12 +29,13 @@ class Outcomes(msgspec.Struct, array_like=True):
     count until a success is later than the 64 newest ones.
 
     Attributes:
-        name: The last known name; empty if unknown.
+        name: The last known provider; empty if unknown.
         successes: Number of successes.
         ended: Number of failures up to the last success.
         last_success: Time of the last success in microseconds of fleet time; 0 if there is none.
         failed_at: Times of the newest failures after the last success, at most 64.
         more: Number of older failures after the last success.
+        group: The last known group of a credential; empty if unknown.
     """
 
     name: str = ""
@@ -43,6 +44,7 @@ class Outcomes(msgspec.Struct, array_like=True):
     last_success: Natural = 0
     failed_at: list[Natural] = []
     more: Natural = 0
+    group: str = ""
 
     @property
     def failures(self) -> int:
@@ -79,6 +81,7 @@ class Outcomes(msgspec.Struct, array_like=True):
     def merge(self, other: Outcomes) -> None:
         """Add the outcomes of `other`."""
         self.name = max(self.name, other.name)
+        self.group = max(self.group, other.group)
         self.successes += other.successes
         self.last_success = last = max(self.last_success, other.last_success)
         failures = self.failures + other.failures
@@ -120,14 +123,15 @@ class Streak(Outcomes, array_like=True):
 
     def merge(self, other: Outcomes) -> None:
         """Add outcomes; the failures in a row are the newest of all."""
-        name = other.name or self.name
+        name, group = other.name or self.name, other.group or self.group
         super().merge(other)
         ended = min(self.ended, _RECENT)
         successes = min(self.successes, _RECENT)
         history = (self.history << ended | (1 << ended) - 1) << successes
         self.history = history & _ALL_RECENT
         self.known = min(self.known + ended + successes, _RECENT)
-        self.name, self.ended, self.successes = name, 0, 0
+        self.name, self.group = name, group
+        self.ended = self.successes = 0
 
 
 class Streaks(Generic[Subject]):
@@ -160,6 +164,10 @@ class Streaks(Generic[Subject]):
             self.evicted += 1
         self._streaks[subject] = streak
         self._note(subject, streak)
+
+    def get(self, subject: Subject) -> Streak | None:
+        """Return the streak of `subject`, or None."""
+        return self._streaks.get(subject)
 
     def items(self) -> Iterator[tuple[Subject, Streak]]:
         """Yield each subject and its streak, the least recently used first."""

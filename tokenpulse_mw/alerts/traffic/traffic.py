@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -20,14 +20,14 @@ from .bucket import (
     Columns,
     FailureKey,
     Profile,
-    QuotaKey,
+    ReportKey,
     Usage,
     check_latencies,
     check_protocol,
-    merge_quotas,
+    merge_reports,
 )
 from .classification import GATEWAY, Upstream
-from .streaks import Natural, Streak
+from .streaks import Natural, Outcomes, Streak
 from .windows import ERROR_KINDS, TrafficWindows
 
 __all__ = ["GATEWAY", "Traffic", "Upstream"]
@@ -37,6 +37,9 @@ logger = logging.getLogger("tokenpulse_mw.alerts")
 
 
 _STATE = "state"
+
+
+_Subject = TypeVar("_Subject", bound=Hashable)
 
 
 _BATCH = 1000  # names counted in a step: less than a millisecond
@@ -49,7 +52,9 @@ class _State(msgspec.Struct, array_like=True):
     hot: dict[str, bytes]  # encoded columns by kind of window
     limited: dict[str, Natural]
     tenant_names: list[tuple[str, str]]
+    key_tenants: list[tuple[str, str]]
     upstreams: list[tuple[Upstream, Streak]]
+    authentications: list[tuple[str, Streak]]
 
 
 class _Slot(msgspec.Struct, array_like=True):
@@ -89,12 +94,14 @@ class Traffic:
         thresholds: Thresholds that the windows are configured for.
         max_subjects: Maximum number of keys, of tenants and of upstreams counted separately.
         bucket_seconds: Length of the slot of a bucket.
-        report_seconds: Seconds for which the quotas that a process has reported are used.
+        report_seconds: Seconds for which the reports of a process are used.
 
     Attributes:
         counts: All windows.
         upstreams: Recent outcomes of each upstream.
+        authentications: Recent authentications of each credential.
         tenant_names: Last known name of each recent tenant.
+        key_tenants: Last known tenant of each recent key whose tenant has a name.
         thresholds: Thresholds that the windows are configured for.
     """
 
@@ -110,14 +117,16 @@ class Traffic:
             thresholds, max_subjects=max_subjects, bucket_seconds=bucket_seconds
         )
         self.upstreams: Streaks[Upstream] = Streaks(max_subjects=max_subjects)
+        self.authentications: Streaks[str] = Streaks(max_subjects=max_subjects)
         self.tenant_names: OrderedDict[str, str] = OrderedDict()
+        self.key_tenants: OrderedDict[str, str] = OrderedDict()
         self.thresholds = thresholds
         self._max_subjects = max_subjects
         self._bucket_seconds = bucket_seconds
         self._report_seconds = report_seconds
         self._newest = 0
         self._later: list[tuple[str, int]] = []  # kind and slot of records that count no longer
-        self._reports = deque[tuple[int, dict[QuotaKey, Usage]]]()  # slot and quotas of a bucket
+        self._reports = deque[tuple[int, dict[ReportKey, Usage]]]()  # slot and reports of a bucket
 
     def apply(self, bucket: Bucket) -> Steps[None]:
         """Count a bucket in its slot, in bounded steps; complete it before anything else.
@@ -130,24 +139,26 @@ class Traffic:
         self._newest = max(self._newest, bucket.slot)
         self.advance(bucket.slot * self._bucket_seconds)
         yield from self.counts.add(bucket)
-        for names in batches(bucket.tenant_names.items(), _BATCH):
-            for tenant, name in names:
-                self._set_name(tenant, self.tenant_names.get(tenant, name) if late else name)
-            yield
-        for parts in batches(bucket.outcomes.items(), 200):
-            for upstream, outcomes in parts:
-                self.upstreams.add(upstream, outcomes)
-            yield
-        if bucket.quotas:
-            self._reports.append((bucket.slot, bucket.quotas))
+        for known, added in (
+            (self.tenant_names, bucket.tenant_names),
+            (self.key_tenants, bucket.key_tenants),
+        ):
+            for names in batches(added.items(), _BATCH):
+                for identity, name in names:
+                    self._set_name(known, identity, known.get(identity, name) if late else name)
+                yield
+        yield from _add_outcomes(self.upstreams, bucket.outcomes)
+        yield from _add_outcomes(self.authentications, bucket.authentications)
+        if bucket.reports:
+            self._reports.append((bucket.slot, bucket.reports))
 
     @property
-    def quotas(self) -> dict[QuotaKey, Usage]:
-        """Use and limit of keys near their quota or budget in a process, as of its last report."""
-        quotas: dict[QuotaKey, Usage] = {}
+    def reports(self) -> dict[ReportKey, Usage]:
+        """Recent reports of the rules of all processes: the largest share of each key."""
+        reports: dict[ReportKey, Usage] = {}
         for _, reported in self._reports:
-            merge_quotas(quotas, reported)
-        return quotas
+            merge_reports(reports, reported)
+        return reports
 
     def advance(self, now: float) -> None:
         """Move all windows on to `now`, in seconds of fleet time; they never move back."""
@@ -224,7 +235,9 @@ class Traffic:
             hot,
             dict(self.limited.items()),
             list(self.tenant_names.items()),
+            list(self.key_tenants.items()),
             list(self.upstreams.items()),
+            list(self.authentications.items()),
         )
         yield
         written = {(record.kind, record.slot) for record in records}
@@ -302,25 +315,45 @@ class Traffic:
         self._newest = int(now // self._bucket_seconds) if is_later else state.newest
         self.advance(self._newest * self._bucket_seconds)
         yield
-        for names in batches(state.tenant_names, _BATCH):
-            for tenant, name in names:
-                self._set_name(tenant, name)
-            yield
-        for streaks in batches(state.upstreams, _BATCH):
-            for upstream, streak in streaks:
-                if is_later:
-                    streak.move_before(now)
-                self.upstreams.restore(upstream, streak)
-            yield
+        for known, stored in (
+            (self.tenant_names, state.tenant_names),
+            (self.key_tenants, state.key_tenants),
+        ):
+            for names in batches(stored, _BATCH):
+                for identity, name in names:
+                    self._set_name(known, identity, name)
+                yield
+        latest = now if is_later else None
+        yield from _restore_streaks(self.upstreams, state.upstreams, latest)
+        yield from _restore_streaks(self.authentications, state.authentications, latest)
         for tenant, requests in state.limited.items():
             self.limited.add(tenant, requests)
         return hot
 
-    def _set_name(self, tenant: str, name: str) -> None:
-        self.tenant_names[tenant] = name
-        self.tenant_names.move_to_end(tenant)
-        if len(self.tenant_names) > self._max_subjects:
-            self.tenant_names.popitem(last=False)
+    def _set_name(self, names: OrderedDict[str, str], identity: str, name: str) -> None:
+        names[identity] = name
+        names.move_to_end(identity)
+        if len(names) > self._max_subjects:
+            names.popitem(last=False)
+
+
+def _add_outcomes(streaks: Streaks[_Subject], added: Mapping[_Subject, Outcomes]) -> Steps[None]:
+    for outcomes in batches(added.items(), 200):
+        for subject, outcome in outcomes:
+            streaks.add(subject, outcome)
+        yield
+
+
+def _restore_streaks(
+    streaks: Streaks[_Subject], stored: Iterable[tuple[_Subject, Streak]], latest: float | None
+) -> Steps[None]:
+    """Restore streaks; with `latest`, no outcome is later than it."""
+    for batch in batches(stored, _BATCH):
+        for subject, streak in batch:
+            if latest is not None:
+                streak.move_before(latest)
+            streaks.restore(subject, streak)
+        yield
 
 
 def _encoded(packed: dict[Any, int]) -> Steps[bytes]:
