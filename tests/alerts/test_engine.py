@@ -481,13 +481,12 @@ async def test_listener_gets_the_changes_of_alerts(clock: FakeClock) -> None:
 
 @pytest.mark.anyio
 async def test_state_of_the_fleet_is_known_after_a_heartbeat(clock: FakeClock) -> None:
-    """Name, members, outcomes and names of tenants are those of the leader."""
+    """Name, members and outcomes are those of the leader."""
     engine = AlertEngine([], [], clock=clock, wall=clock.wall)
     assert (engine.process_name, engine.fleet_state, engine.outcomes()) == ("", None, None)
-    assert engine.tenant_names == {}
 
-    engine.observe(exchange(credential="k1", tenant="t1", tenant_name="Team 1", status=503))
-    engine.observe(exchange(credential="k2", tenant="t1", tenant_name="Team 1"))
+    engine.observe(exchange(credential="k1", status=503))
+    engine.observe(exchange(credential="k2"))
     await engine.evaluate()
 
     state, outcomes = engine.fleet_state, engine.outcomes()
@@ -496,7 +495,7 @@ async def test_state_of_the_fleet_is_known_after_a_heartbeat(clock: FakeClock) -
     assert [member.process.name for member in state.members] == [engine.process_name]
     assert outcomes["apikey", "k1"].failures == 1
     assert outcomes["apikey", "k2"].failures == 0
-    assert engine.tenant_names == {"t1": "Team 1"}
+    assert outcomes["auth", "k2"].failures == 0
     assert engine.is_connected
     assert engine.now == clock.wall()
 
@@ -511,8 +510,8 @@ async def test_outcomes_are_bounded(clock: FakeClock) -> None:
     await engine.evaluate()
     outcomes = engine.outcomes(limit=2) or {}
 
-    assert len(outcomes) == 4
-    assert [upstream.failures for upstream in outcomes.values()] == [1, 1, 0, 0]
+    assert len(outcomes) == 4 + 2
+    assert [upstream.failures for upstream in outcomes.values()] == [1, 1, 0, 0, 0, 0]
 
 
 @pytest.mark.anyio

@@ -134,6 +134,5 @@ class Board:
                 self.facts.in_flight.stalled,
             ),
             upstream=self.facts.upstream,
-            groups=self.facts.groups,
             streaks=self.facts.streaks,
         )

@@ -16,7 +16,7 @@ from anyio.lowlevel import checkpoint
 from prometheus_client import CollectorRegistry
 
 from tokenpulse_mw import HttpMetrics
-from tokenpulse_mw.dashboard import EngineFacts, Facts, Streak, schemas
+from tokenpulse_mw.dashboard import EngineFacts, Facts, Streak, fleet, schemas
 from tokenpulse_mw.dashboard.fleet import MAX_PAYLOAD_BYTES, Sample, decode, encode
 
 from .board import INTERVAL, START, Board, Clocks, exchange
@@ -182,6 +182,9 @@ async def test_sample_counts_once_however_often_it_is_stored_and_read() -> None:
     first = processes.requests()
     processes.store.put_sample = put  # type: ignore[method-assign]
     await processes.publish()
+    rows = len(processes.store.rows)
+    await processes.publish()  # no new slot
+    assert len(processes.store.rows) == rows
     for _ in range(3):
         processes.clocks.advance(5)
         assert processes.requests() == first == [None, None, 2, 2]
@@ -280,7 +283,7 @@ async def test_facts_of_all_processes_are_merged() -> None:
         "claude": schemas.Upstream(requests_remaining=3.0, tokens_remaining=7.0),
         "gemini": schemas.Upstream(),
     }
-    two.facts.streaks = [Streak("apikey", "k1", "claude", 4, START)]
+    two.facts.streaks = [Streak("apikey", "k1", "claude", "", 4, START)]
     two.dashboard.on_delivery("log", "ok")
     two.dashboard.on_alert("fired", "Provider down", processes.clocks.wall)
     one.engine = replace(one.engine, sinks=["log"])
@@ -439,8 +442,12 @@ async def test_sample_that_does_not_fit_adds_nothing(values: dict[str, Any]) -> 
     assert processes.boards[0].get("/state")["scope"]["processes"] == 2
 
 
-async def test_large_hour_is_stored_in_part() -> None:
-    """A payload is bounded: the newest slots are sent, at least the last one."""
+@pytest.mark.parametrize(("limit", "slots"), [(MAX_PAYLOAD_BYTES, 38), (30_000, 19), (100, 0)])
+async def test_large_hour_is_stored_in_part(
+    limit: int, slots: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A payload is bounded: the newest slots are sent; the facts always are."""
+    monkeypatch.setattr(fleet, "MAX_PAYLOAD_BYTES", limit)
     processes = Processes(2, slots=240)
     big = processes.boards[1]
     big.metrics = HttpMetrics(CollectorRegistry())
@@ -464,8 +471,9 @@ async def test_large_hour_is_stored_in_part() -> None:
     await processes.publish()
     processes.clocks.advance(5)
 
-    payloads = [len(row.payload) for row in processes.store.rows.values()]
-    assert max(payloads) <= MAX_PAYLOAD_BYTES
+    payload = list(processes.store.rows.values())[1].payload
+    assert len(payload) <= limit or slots == 0
+    assert len(decode(payload).in_flight) == slots
     assert processes.boards[0].get("/state")["scope"]["processes"] == 2
 
 
@@ -490,11 +498,11 @@ async def test_refresh_that_is_cancelled_counts_nothing_twice() -> None:
     await processes.step(0, 0)
     await processes.step(1, 2)
     await processes.step(1, 2)
-    fleet = processes.boards[0].dashboard._fleet
-    assert fleet is not None
+    merged = processes.boards[0].dashboard._fleet
+    assert merged is not None
     for turns in range(8):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(fleet.refresh)
+            tasks.start_soon(merged.refresh)
             for _ in range(turns):
                 await checkpoint()
             tasks.cancel_scope.cancel()

@@ -35,7 +35,7 @@ def filled() -> Board:
         active={"claude": True},
         checks=[schemas.Check("db", "warn", "slow")],
     )
-    board.facts.streaks = [Streak("apikey", "k1", "claude", 1, START)]
+    board.facts.streaks = [Streak("apikey", "k1", "claude", "", 1, START)]
     board.facts.upstream = {"claude": schemas.Upstream(tokens_remaining=1.0)}
 
     async def fill() -> None:

@@ -99,13 +99,12 @@ async def test_provider_has_its_rates_models_and_limits() -> None:
 async def test_credentials_are_listed_with_their_provider() -> None:
     """The worst is first; a credential whose provider is not known is that of "unknown"."""
     board = Board()
-    board.facts.groups = {"k2": "team b"}
     board.facts.streaks = [
-        Streak("provider", "claude", "claude", 3, 0.0),
-        Streak("apikey", "k1", "claude", 0, START),
-        Streak("apikey", "k2", "claude", 7, START - 60),
-        Streak("auth", "k2", "claude", 4, 0.0),
-        Streak("auth", "k3", "", 1, 0.0),
+        Streak("provider", "claude", "claude", "", 3, 0.0),
+        Streak("apikey", "k1", "claude", "", 0, START),
+        Streak("apikey", "k2", "claude", "team b", 7, START - 60),
+        Streak("auth", "k2", "claude", "team b", 4, 0.0),
+        Streak("auth", "k3", "", "", 1, 0.0),
     ]
     board.facts.upstream = {"claude": schemas.Upstream(requests_remaining=9.0)}
     await board.step()
@@ -141,7 +140,7 @@ async def test_credentials_are_listed_with_their_provider() -> None:
 async def test_provider_without_credentials_has_its_own_last_success() -> None:
     """The streak of the provider has the time."""
     board = Board()
-    board.facts.streaks = [Streak("provider", "claude", "claude", 0, START)]
+    board.facts.streaks = [Streak("provider", "claude", "claude", "", 0, START)]
     await board.step(exchange())
     await board.step(exchange())
 
@@ -257,7 +256,7 @@ async def test_state_of_a_large_gateway_is_small_and_fast() -> None:
     """With 50 providers and 5,000 tenants it has at most 60 kB, and takes 20 ms of CPU time."""
     board = Board(tenants=[tenant(f"tenant {number}") for number in range(5000)])
     board.facts.streaks = [
-        Streak("apikey", f"key {number}", f"provider {number % 50}", 1, START)
+        Streak("apikey", f"key {number}", f"provider {number % 50}", "", 1, START)
         for number in range(200)
     ]
     for _ in range(5):

@@ -6,12 +6,12 @@ import logging
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from inspect import isclass
 from itertools import islice
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 import anyio
 
@@ -31,7 +31,7 @@ from .store_writer import StoreWriter
 from .thresholds import Thresholds
 from .timeouts import call_with_timeout
 from .traffic.classification import Upstream
-from .traffic.streaks import Outcomes
+from .traffic.streaks import Outcomes, Streaks
 from .usage_export import UsageExporter, UsageSink
 
 _CLOSE_SECONDS = 5.0  # for the last deliveries when the engine stops
@@ -42,6 +42,9 @@ _RETENTION_SECONDS = 30 * _DAY  # of resolved alerts and dead letters
 
 
 logger = logging.getLogger("tokenpulse_mw.alerts")
+
+
+_Subject = TypeVar("_Subject", bound=Hashable)
 
 
 class DryRun(NamedTuple):
@@ -275,24 +278,20 @@ class AlertEngine:
         """True if the store accepted the last heartbeat."""
         return self._member.is_connected
 
-    @property
-    def tenant_names(self) -> Mapping[str, str]:
-        """The readable names of recent tenants, if this process leads."""
-        leadership = self._fleet.evaluating()
-        return {} if leadership is None else leadership.evaluator.traffic.tenant_names
-
     def outcomes(self, *, limit: int = 200) -> dict[Upstream, Outcomes] | None:
         """Return the recent outcomes of upstreams, if this process leads; else None.
 
-        Those that fail are included first, then those that were used last, at most `limit` of each.
+        The kind "auth" has the authentications of a credential. Those that fail are included first,
+        then those that were used last, at most `limit` of each.
         """
         leadership = self._fleet.evaluating()
         if leadership is None:
             return None
-        upstreams = leadership.evaluator.traffic.upstreams
+        traffic = leadership.evaluator.traffic
+        authentications = _newest(traffic.authentications, limit)
         return {
-            **dict(islice(upstreams.failing(), limit)),
-            **dict(islice(upstreams.recent(), limit)),
+            **_newest(traffic.upstreams, limit),
+            **{("auth", credential): streak for credential, streak in authentications.items()},
         }
 
     async def evaluate(self) -> list[AlertEvent]:
@@ -540,6 +539,12 @@ class AlertEngine:
 
     def _notify_listeners(self, hook: str, *arguments: Any) -> None:
         self._failures.notify(hook, self._listeners, *arguments)
+
+
+def _newest(streaks: Streaks[_Subject], limit: int) -> dict[_Subject, Outcomes]:
+    """Return the streaks that fail, then those that were used last, at most `limit` of each."""
+    failing, recent = islice(streaks.failing(), limit), islice(streaks.recent(), limit)
+    return {**dict(failing), **dict(recent)}
 
 
 _RULES = (

@@ -36,6 +36,7 @@ class Streak(Struct, array_like=True):
         kind: "apikey" for the responses to a credential, "auth" for its rejections, or "provider".
         id: Id of the credential, or name of the provider.
         provider: The provider; empty if it is not known.
+        group: Readable group of the credential; empty if it has none.
         failures: Failures since the last success.
         last_success: Seconds since the epoch; 0 if there was none.
     """
@@ -43,6 +44,7 @@ class Streak(Struct, array_like=True):
     kind: str
     id: str
     provider: str
+    group: str
     failures: int
     last_success: float
 
@@ -55,7 +57,6 @@ class Facts(Struct, kw_only=True):
         in_flight: Requests in progress; None if they are not known.
         requests: The oldest requests in progress.
         upstream: Remaining rate limits by provider.
-        groups: Readable group of each credential that has one.
         streaks: Failures in a row; None unless this process leads.
         last_ok: Last successful delivery by sink, in seconds since the epoch.
         marks: Events of the last hour.
@@ -67,7 +68,6 @@ class Facts(Struct, kw_only=True):
     in_flight: schemas.InFlight = field(default_factory=schemas.InFlight)
     requests: list[schemas.Request] = []
     upstream: dict[str, schemas.Upstream] = {}
-    groups: dict[str, str] = {}
     streaks: list[Streak] | None = None
     last_ok: dict[str, float] = {}
     marks: list[Mark] = []

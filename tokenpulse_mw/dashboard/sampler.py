@@ -162,10 +162,6 @@ class Sampler:
             name for name, score in zip(most, least, strict=False) if scores[name] > 2 * score + 1
         ]
 
-    def shown(self, kind: str) -> int:
-        """Return the number of names that are counted, also those that share a ring."""
-        return 0 if self.totals is None else len(self.totals.rows[kind])
-
 
 def _sum(a: Sequence[float], b: Sequence[float]) -> list[float]:
     return [y if x != x else x if y != y else x + y for x, y in zip(a, b, strict=True)]

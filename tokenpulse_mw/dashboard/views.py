@@ -229,21 +229,19 @@ def _streaks(facts: Sequence[Facts]) -> dict[str, Streak]:
 
 def _credentials(facts: Sequence[Facts]) -> dict[str, list[schemas.Credential]]:
     """Return the credentials by provider, those with most failures in a row first."""
-    groups: dict[str, str] = {}
-    for part in facts:
-        groups |= part.groups
     streaks = [streak for part in facts for streak in part.streaks or ()]
     rejections = {streak.id: streak for streak in streaks if streak.kind == "auth"}
     found: dict[str, Streak] = {streak.id: streak for streak in streaks if streak.kind == "apikey"}
     result: dict[str, list[schemas.Credential]] = {}
     for name in sorted(found.keys() | rejections.keys()):
         streak, rejected = found.get(name), rejections.get(name)
-        owner = next((item.provider for item in (streak, rejected) if item and item.provider), "")
+        both = [item for item in (streak, rejected) if item is not None]
+        owner = next((item.provider for item in both if item.provider), _UNKNOWN)
         last = 0.0 if streak is None else streak.last_success
-        result.setdefault(owner or _UNKNOWN, []).append(
+        result.setdefault(owner, []).append(
             schemas.Credential(
                 id=name,
-                group=groups.get(name),
+                group=next((item.group for item in both if item.group), None),
                 consecutive_failures=None if streak is None else streak.failures,
                 rejected=None if rejected is None else rejected.failures,
                 last_success_at=to_time(last) if last else None,
@@ -342,15 +340,13 @@ async def series(
     if rest:
         groups.append(rest)
         names = [*names, OTHERS]
-    columns: dict[str, list[schemas.Numbers]] = {}
-    for count_name in _COUNTS:
-        columns[count_name] = []
-        for group in groups:
-            columns[count_name].append(_counts(history, kind, group, count_name, slots))
-            await checkpoint()
-    for column, (histogram, quantile) in _QUANTILES.items():
-        columns[column] = []
-        for group in groups:
+    columns: dict[str, list[schemas.Numbers]] = {name: [] for name in (*_COUNTS, *_QUANTILES)}
+    for group in groups:
+        assert history is not None  # it has the names
+        for column in _COUNTS:
+            columns[column].append(_counts(history, kind, group, column, slots))
+        await checkpoint()
+        for column, (histogram, quantile) in _QUANTILES.items():
             columns[column].append(
                 await _quantiles(history, kind, group, histogram, quantile, slots)
             )
@@ -382,10 +378,8 @@ _QUANTILES = {
 
 
 def _counts(
-    history: History | None, kind: str, names: Sequence[str], count: str, slots: range
+    history: History, kind: str, names: Sequence[str], count: str, slots: range
 ) -> list[float | None]:
-    if history is None:
-        return [None] * len(slots)
     columns = [history.counts(kind, name, count, slots) for name in names]
     if len(columns) == 1:
         return [rounded(value) for value in columns[0]]
@@ -393,7 +387,7 @@ def _counts(
 
 
 async def _quantiles(
-    history: History | None,
+    history: History,
     kind: str,
     names: Sequence[str],
     histogram: str,
@@ -404,7 +398,7 @@ async def _quantiles(
     result: list[float | None] = []
     for start in range(0, len(slots), _SLOTS_PER_STEP):
         part = slots[start : start + _SLOTS_PER_STEP]
-        if history is None or len(names) > 1:
+        if len(names) > 1:
             result += [None] * len(part)
             continue
         values = history.quantiles(kind, names[0], histogram, quantile, part)

@@ -190,12 +190,12 @@ class LivePage:
         return StoreFacts(cost, await store.queue_lengths(), await store.dead_letter_counts())
 
     async def _tenants(self) -> list[schemas.Tenant]:
-        names, tenants = self._engine.tenant_names, list[schemas.Tenant]()
+        tenants = list[schemas.Tenant]()
         for record in await self._engine.store.usage(self._today(("tenant",))):
             tenants.append(
                 schemas.Tenant(
                     id=record.tenant,
-                    name=names.get(record.tenant),
+                    name=self._engine.tenant_name(record.tenant),
                     requests=record.requests,
                     input_tokens=record.input,
                     output_tokens=record.output,
@@ -219,11 +219,6 @@ class LivePage:
         facts = Facts(
             member=engine.process_name,
             streaks=self._streaks(),
-            groups={
-                pool.credential: pool.credential_group
-                for pool in self._upstream.pools()
-                if pool.credential_group
-            },
             upstream=_remaining(self._upstream, engine.now),
         )
         requests = self._in_progress
@@ -239,7 +234,7 @@ class LivePage:
         if outcomes is None:
             return None
         return [
-            Streak(kind, identity, item.name, item.failures, item.last_success / 1e6)
+            Streak(kind, identity, item.name, item.group, item.failures, item.last_success / 1e6)
             for (kind, identity), item in outcomes.items()
         ]
 
