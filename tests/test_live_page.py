@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import AsyncExitStack
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tokenpulse_mw.alerts.store import SQLAlertStore
 from tokenpulse_mw.logs import log_level
 from tokenpulse_mw.metrics import families
 from tokenpulse_mw.metrics.multiprocess import WorkerFiles, WorkerTables
+from tokenpulse_mw.stack import dashboard
 
 from .support.clock import FakeClock
 
@@ -84,13 +86,13 @@ def gateway(**options: Any) -> TokenPulse:
 def control(pulse: TokenPulse, clock: FakeClock) -> Any:
     """Let the clock number the slots, at the beginning of one; return the sampler."""
     clock.advance(-clock.wall() % 15 + 0.1)
-    dashboard = pulse._dashboard.dashboard
-    cached = (dashboard._merged, dashboard._store, dashboard._checks, dashboard._tenants)
-    for part in (dashboard, dashboard.sampler, dashboard._fleet, *cached):
+    board = pulse._dashboard.dashboard
+    cached = (board._merged, board._store, board._checks, board._tenants)
+    for part in (board, board.sampler, board._fleet, *cached):
         if part is not None:
             part._clock = clock
-    dashboard._wall = dashboard.sampler._wall = clock.wall
-    return dashboard.sampler
+    board._wall = board.sampler._wall = clock.wall
+    return board.sampler
 
 
 def test_page_exists_only_with_an_admin_token() -> None:
@@ -131,8 +133,20 @@ def test_wrong_tokens_are_limited() -> None:
     assert statuses == [401, 401, 429]
 
 
-def test_state_is_filled_from_all_parts(clock: FakeClock) -> None:
+def test_copy_of_the_source_has_an_unknown_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The distribution need not be installed."""
+
+    def version(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(dashboard, "version", version)
+    with TestClient(application(gateway()), headers=HEADERS) as client:
+        assert client.get("/admin/live/state").json()["instance"]["version"] == "unknown"
+
+
+def test_state_is_filled_from_all_parts(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rates, credentials, limits of the vendor, cost, alerts and checks are shown."""
+    monkeypatch.setattr(dashboard, "_TENANTS_PER_STEP", 1)
     pulse = gateway(limit=None, credentials={"openai": True}, checks={"database": lambda: False})
     sampler = control(pulse, clock)
     with TestClient(application(pulse), headers=HEADERS) as client:

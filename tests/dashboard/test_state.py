@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from tokenpulse_mw.dashboard import EngineFacts, StoreFacts, Streak, schemas
+from tokenpulse_mw.dashboard import EngineFacts, Facts, StoreFacts, Streak, schemas
+from tokenpulse_mw.dashboard.views import Window, providers
 
-from .board import START, Board, exchange
+from .board import INTERVAL, START, Board, exchange
 
 pytestmark = pytest.mark.anyio
 
@@ -94,6 +95,18 @@ async def test_provider_has_its_rates_models_and_limits() -> None:
         "provider": 0,
         "network": 0,
     }
+
+
+async def test_model_whose_provider_is_gone_is_left_out() -> None:
+    """Its process has ended, so the provider of the name is not known."""
+    board = Board()
+    await board.step()
+    await board.step(exchange())
+    window = Window(board.dashboard.sampler.history, INTERVAL)
+
+    (claude,) = await providers(window, [Facts()], listed=[], active={}, models={})
+
+    assert claude.models == []
 
 
 async def test_credentials_are_listed_with_their_provider() -> None:

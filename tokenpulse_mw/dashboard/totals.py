@@ -120,14 +120,13 @@ class Totals:
 
     def _groups(self, labels: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         """Yield the kinds and names that a row counts for."""
-        provider, model = labels.get("provider"), labels.get("model")
-        if provider is not None:
-            yield "provider", provider
+        provider = labels["provider"]
+        yield "provider", provider
         if "route" in labels:
             yield "route", labels["route"]
-        if provider is not None and model is not None:
-            name = model_name(provider, model)
-            self.models[name] = provider, model
+        if "model" in labels:
+            name = model_name(provider, labels["model"])
+            self.models[name] = provider, labels["model"]
             yield "model", name
 
     def _add_requests(self, labels: dict[str, str], row: Sequence[float]) -> None:
@@ -143,9 +142,9 @@ class Totals:
         def read(labels: dict[str, str], row: Sequence[float]) -> None:
             for kind, name in self._groups(labels):
                 buckets = self._layouts[kind].buckets(histogram)
-                if buckets is not None:
-                    total = self._row(kind, name)
-                    total[buckets] = array("d", map(add, total[buckets], row[1:]))
+                assert buckets is not None
+                total = self._row(kind, name)
+                total[buckets] = array("d", map(add, total[buckets], row[1:]))
 
         return read
 
