@@ -40,7 +40,14 @@ ANSWER = {
 
 async def chat(request: Request) -> Response:
     """Answer as OpenAI does."""
-    annotate(request, tenant="acme", tenant_name="Acme", credential="k1", credential_group="team")
+    tenant = request.headers.get("x-tenant", "acme")
+    annotate(
+        request,
+        tenant=tenant,
+        tenant_name=tenant.title(),
+        credential="k1",
+        credential_group="team",
+    )
     headers = {
         "x-ratelimit-limit-requests": "100",
         "x-ratelimit-remaining-requests": "40",
@@ -146,14 +153,14 @@ def test_copy_of_the_source_has_an_unknown_version(monkeypatch: pytest.MonkeyPat
 
 def test_state_is_filled_from_all_parts(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rates, credentials, limits of the vendor, cost, alerts and checks are shown."""
-    monkeypatch.setattr(dashboard, "_TENANTS_PER_STEP", 1)
+    monkeypatch.setattr(dashboard, "_TENANTS_PER_STEP", 2)
     pulse = gateway(limit=None, credentials={"openai": True}, checks={"database": lambda: False})
     sampler = control(pulse, clock)
     with TestClient(application(pulse), headers=HEADERS) as client:
         assert client.portal is not None
         client.portal.call(sampler.sample)
-        for _ in range(3):
-            client.post("/v1/chat/completions", json={"model": "gpt-4o"})
+        for tenant in ("acme", "acme", "beta"):
+            client.post("/v1/chat/completions", json={}, headers={"x-tenant": tenant})
         clock.advance(15)
         client.portal.call(sampler.sample)
         client.portal.call(pulse.engine.evaluate)
@@ -178,7 +185,8 @@ def test_state_is_filled_from_all_parts(clock: FakeClock, monkeypatch: pytest.Mo
     assert [member["leader"] for member in state["members"]] == [True]
     assert (state["service"], state["log_level"]) == ("gateway", log_level())
     assert [(tenant["id"], tenant["name"], tenant["requests"]) for tenant in tenants] == [
-        ("acme", "Acme", 3)
+        ("acme", "Acme", 2),
+        ("beta", "Beta", 1),
     ]
 
 

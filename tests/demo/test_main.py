@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tokenpulse_mw.cli import main
@@ -18,6 +20,7 @@ def test_demo_passes_its_checks(capsys: pytest.CaptureFixture[str]) -> None:
 
     output = capsys.readouterr().out
     assert output.startswith("gateway started: url=http://127.0.0.1:")
+    assert re.search(r"\nopen http://127\.0\.0\.1:\d+/admin/  token: [\w-]{20,}\n", output)
     assert "\nburst started: requests=150 limit=100/minute\n" in output
     assert "\nalert fired: id=provider_down:apikey:gemini-demo title=" in output
     assert "FAILED" not in output

@@ -47,7 +47,14 @@ def build_gateway(vendor_url: str) -> FastAPI:
 
 async def _forward(request: Request, provider: str, path: str) -> StreamingResponse:
     tenant = _tenant(request)
-    annotate(request, tenant=tenant, api_key=tenant, credential=f"{provider}-demo")
+    annotate(
+        request,
+        tenant=tenant,
+        tenant_name=tenant.replace("-", " ").title(),
+        api_key=tenant,
+        credential=f"{provider}-demo",
+        credential_group=f"{provider} pool",
+    )
     client: httpx2.AsyncClient = request.app.state.client
     headers = {
         name: request.headers[name] for name in _FORWARDED_HEADERS if name in request.headers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,7 @@ from .scenario import LIMIT, RunningDemo, check_results, run_scenario, send_unti
 from .server import LocalServer
 from .vendor import Vendor
 
-_ENDPOINTS = ("/metrics", "/health", "/health/ready", "/api/credentials/status")
+_ENDPOINTS = ("/admin/", "/metrics", "/health", "/health/ready", "/api/credentials/status")
 
 
 def run_demo(*, seconds: float | None = None, port: int = 0) -> int:
@@ -31,7 +32,7 @@ def run_demo(*, seconds: float | None = None, port: int = 0) -> int:
         PortError: The port is not available.
     """
     deadline = inf if seconds is None else time.monotonic() + seconds
-    vendor = Vendor()
+    vendor, token = Vendor(), secrets.token_urlsafe()
     events: list[AlertEvent] = []
 
     async def print_alert(event: AlertEvent) -> None:
@@ -42,7 +43,9 @@ def run_demo(*, seconds: float | None = None, port: int = 0) -> int:
         pulse = TokenPulse(
             service="tokenpulse demo",
             providers=list(CALLS),
-            settings=Settings(limit=f"{LIMIT}/minute", trusted_proxies=("127.0.0.0/8",)),
+            settings=Settings(
+                limit=f"{LIMIT}/minute", trusted_proxies=("127.0.0.0/8",), admin_token=token
+            ),
             credentials=dict.fromkeys(CALLS, True),
             prices={"*-demo": Rates(input="1.25", output=10)},
             # Seconds instead of the minutes of a real gateway.
@@ -57,6 +60,7 @@ def run_demo(*, seconds: float | None = None, port: int = 0) -> int:
         pulse.install(gateway)
         with LocalServer(gateway, port=port) as gateway_server:
             _print(f"gateway started: url={gateway_server.url} vendor={vendor_server.url}")
+            _print(f"open {gateway_server.url}/admin/  token: {token}")
             try:
                 demo = RunningDemo(gateway_server.url, vendor, pulse.metrics, events)
                 return anyio.run(_run, demo, deadline)

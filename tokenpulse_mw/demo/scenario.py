@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import anyio
 import httpx2
 
 from .. import AlertEvent, HttpMetrics
 from .clients import CALLS, Client, ClientStats
-from .vendor import Vendor
+from .vendor import WORD_DELAY, Vendor
 
 LIMIT = 100  # requests per minute of one client
 BURST = 150
@@ -21,6 +22,13 @@ EXPECTED_ALERTS = ("rate_limit:system:0", "provider_down:apikey:gemini-demo")
 INHIBITED_ALERT = "error_spike:key:unlucky"  # explained by the provider that is down
 
 _MAX_CONCURRENT_REQUESTS = 10
+# Tenant, provider, and seconds of each stream. The requests of "batch-jobs" exceed its limit.
+_READERS = (
+    ("blue-harbor", "claude", 8.0),
+    ("north-wind", "codex", 3.0),
+    ("research", "claude", 20.0),
+)
+_ACCEPTED_SECONDS, _REJECTED_SECONDS = 40.0, 20.0
 _ALERT_TIMEOUT = 15.0  # seconds for an alert to fire or resolve
 
 
@@ -83,13 +91,45 @@ async def run_scenario(demo: RunningDemo, log: Callable[[str], None]) -> None:
 
 
 async def send_until(demo: RunningDemo, deadline: float) -> None:
-    """Send one request a second until `deadline` on the monotonic clock."""
+    """Send traffic that is worth looking at until `deadline` on the monotonic clock.
+
+    Tenants read streams of some seconds, one exceeds its limit now and then, and the key for gemini
+    is rejected for a while.
+    """
     async with httpx2.AsyncClient(base_url=demo.url, timeout=30, trust_env=False) as http:
         visitor = demo.client(http, "203.0.113.8", "acme")
         await visitor.send("codex")
-        while (remaining := deadline - time.monotonic()) > 0:
-            await anyio.sleep(min(remaining, 1))
-            await visitor.send("codex")
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            return
+        with anyio.move_on_after(remaining):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_repeat, 1.0, partial(visitor.send, "codex"))
+                for number, (tenant, provider, seconds) in enumerate(_READERS):
+                    reader = demo.client(http, f"203.0.113.{20 + number}", tenant)
+                    words = int(seconds / WORD_DELAY)
+                    read = partial(reader.stream, provider, words=words)
+                    tasks.start_soon(_repeat, 0.5, read)
+                batch = demo.client(http, "203.0.113.30", "batch-jobs")
+                tasks.start_soon(_repeat, 0.3, partial(batch.send, "claude"))
+                caller = demo.client(http, "203.0.113.31", "research")
+                tasks.start_soon(_repeat, 1.0, partial(caller.send, "gemini"))
+                tasks.start_soon(_reject_for_a_while, demo)
+
+
+async def _repeat(pause: float, call: Callable[[], Awaitable[object]]) -> None:
+    while True:
+        await call()
+        await anyio.sleep(pause)
+
+
+async def _reject_for_a_while(demo: RunningDemo) -> None:
+    """Let the vendor reject the key for gemini for 20 seconds of each minute."""
+    while True:
+        await anyio.sleep(_ACCEPTED_SECONDS)
+        demo.vendor.rejects_gemini = True
+        await anyio.sleep(_REJECTED_SECONDS)
+        demo.vendor.rejects_gemini = False
 
 
 async def _burst(demo: RunningDemo, http: httpx2.AsyncClient) -> None:

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 _WORDS = ("the ", "pulse ", "of ", "a ", "token ", "is ", "a ", "number ")
-_WORD_DELAY = 0.01  # seconds between two words of a stream
+WORD_DELAY = 0.01  # seconds between two words of a stream
 
 Event = tuple[str, dict[str, Any]]
 
@@ -26,10 +26,11 @@ class Vendor:
 
     Attributes:
         down: If True, all responses are 503.
+        rejects_gemini: If True, responses to Gemini's requests are 401, as to a revoked key.
     """
 
     def __init__(self) -> None:
-        self.down = False
+        self.down = self.rejects_gemini = False
         self.app = Starlette(
             routes=[
                 Route("/v1/chat/completions", self._openai, methods=["POST"]),
@@ -80,6 +81,8 @@ class Vendor:
         )
 
     async def _gemini(self, request: Request) -> Response:
+        if self.rejects_gemini:
+            return JSONResponse({"error": {"status": "UNAUTHENTICATED"}}, status_code=401)
         body, input_tokens = await _read(request)
         words = _words((body.get("generationConfig") or {}).get("maxOutputTokens"))
         model, _, verb = request.path_params["call"].partition(":")
@@ -166,7 +169,7 @@ async def _paced(events: Iterator[Event], last: str) -> AsyncIterator[str]:
     for name, body in events:
         data = msgspec.json.encode(body).decode()
         yield f"event: {name}\ndata: {data}\n\n" if name else f"data: {data}\n\n"
-        await anyio.sleep(_WORD_DELAY)
+        await anyio.sleep(WORD_DELAY)
     if last:
         yield last
 
