@@ -511,6 +511,29 @@ async def test_refresh_that_is_cancelled_counts_nothing_twice() -> None:
     assert processes.requests() == [None, None, 3, 3]
 
 
+async def test_refresh_during_a_sample_loses_no_slot() -> None:
+    """A slot is added when it is complete."""
+    processes = Processes(1)
+    board = processes.boards[0]
+    merged, sampler = board.dashboard._fleet, board.dashboard.sampler
+    assert merged is not None
+    for _ in range(3):
+        for number in range(80):
+            board.metrics.on_open()
+            board.metrics(exchange(route=f"/{number}"))
+        processes.clocks.advance(INTERVAL)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(sampler.sample)
+            for _ in range(10):
+                await merged.refresh()
+                await checkpoint()
+    await merged.refresh()
+
+    assert merged.history is not None
+    last = merged.history.last(2)
+    assert merged.history.counts("provider", "claude", "requests", last) == [80, 80]
+
+
 async def test_dashboard_stores_each_slot_in_the_background() -> None:
     """The task begins with the lifespan, and waits for new slots."""
     processes = Processes(2, interval=0.02)

@@ -108,16 +108,14 @@ class Sampler:
         history.advance(slot)
         for gap in skipped[-history.size :]:
             history.report(gap, None)
-        history.end = slot
         self.totals, self._is_first = totals, begins
-        if begins:
-            return
-        if before is None or skipped or is_late or _is_reset(before, totals):
+        if before is not None and not (skipped or is_late or _is_reset(before, totals)):
+            for kind in KINDS:
+                await self._store(history, kind, slot, before, totals)
+            history.report(slot, totals.in_flight)
+        elif not begins:
             history.report(slot, None)
-            return
-        for kind in KINDS:
-            await self._store(history, kind, slot, before, totals)
-        history.report(slot, totals.in_flight)
+        history.end = slot  # last: others read the slots up to it between two steps
 
     async def _store(
         self, history: History, kind: str, slot: int, before: Totals, totals: Totals
