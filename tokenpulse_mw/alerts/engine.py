@@ -183,6 +183,14 @@ class AlertEngine:
         """Count one finished exchange."""
         self._member.aggregator.observe(exchange, self.clock())
 
+    def __call__(self, exchange: Exchange) -> None:
+        """Count one finished exchange, as `observe`."""
+        self._member.aggregator.observe(exchange, self.clock())
+
+    def on_websocket_usage(self, exchange: Exchange) -> None:
+        """Count the tokens, the usage and the cost of a response of a model over a WebSocket."""
+        self._member.aggregator.observe_usage(exchange, self.clock())
+
     def reset(self) -> None:
         """Discard everything that the end of the process would discard.
 

@@ -15,15 +15,16 @@ class AlertMiddleware(ExchangeMiddleware):
 
     Args:
         engine: Observes the exchanges.
+        websocket_usage: Read token usage from the messages of models over WebSockets.
 
     Raises:
         ValueError: `engine` is not an `AlertEngine`.
     """
 
-    def __init__(self, app: ASGIApp, *, engine: AlertEngine) -> None:
+    def __init__(self, app: ASGIApp, *, engine: AlertEngine, websocket_usage: bool = False) -> None:
         if not isinstance(engine, AlertEngine):
             raise ValueError(
                 "engine must be an AlertEngine, as in add_middleware(AlertMiddleware, "
                 f"engine=AlertEngine()), got {engine!r}"
             )
-        super().__init__(app, observers=[engine.observe])
+        super().__init__(app, observers=[engine], websocket_usage=websocket_usage)

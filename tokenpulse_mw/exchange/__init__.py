@@ -13,6 +13,7 @@ from .route_group import RouteGroup
 from .route_tree import find_router
 from .scope import MAX_TEXT_CHARS, app_path, request_headers, truncate_with_hash
 from .vendors import PROVIDERS
+from .websocket import add_usage_callback
 
 __all__ = [
     "MAX_TEXT_CHARS",
@@ -32,6 +33,7 @@ __all__ = [
     "Recorder",
     "RouteGroup",
     "RouteTemplates",
+    "add_usage_callback",
     "annotate",
     "annotations_of",
     "app_path",

@@ -39,12 +39,14 @@ class Dispatcher:
         routes: Resolves the template of the route.
         usage: True if responses of models are metered.
         request_model: True if the model is read from the bodies of requests.
+        websocket_usage: True if responses of models over WebSockets are metered.
         prices: Prices of models; None if only reported costs are known.
         clock: Monotonic seconds.
         errors: Isolates and logs errors of observers and of this library.
         silent: True if no observer is notified and none can join.
         open_hooks: The hooks `on_open` of the observers.
         limit_hooks: The hooks `on_limit` of the observers.
+        usage_hooks: The hooks `on_websocket_usage` of the observers.
     """
 
     observers: tuple[ObserverLike, ...]
@@ -53,11 +55,13 @@ class Dispatcher:
     usage: bool
     clock: Callable[[], float]
     request_model: bool = False
+    websocket_usage: bool = False
     prices: Prices | None = None
     errors: ErrorReporter = field(default_factory=ErrorReporter)
     silent: bool = False
     open_hooks: tuple[Callable[[], object], ...] = field(init=False)
     limit_hooks: tuple[Callable[[str, str], object], ...] = field(init=False)
+    usage_hooks: tuple[Callable[[Exchange], object], ...] = field(init=False)
     _resolver: Providers = field(init=False)
     _label_of_path: Callable[[str], str] | None = field(init=False)
     _fallback: Callable[[Exchange], str] | None = field(init=False)
@@ -68,6 +72,7 @@ class Dispatcher:
     def __post_init__(self) -> None:
         self.open_hooks = tuple(self._hooks("on_open"))
         self.limit_hooks = tuple(self._hooks("on_limit"))
+        self.usage_hooks = tuple(self._hooks("on_websocket_usage"))
         self._resolver = self.providers or Providers()
         self._label_of_path = self._resolver.label_of_path
         self._fallback = self._resolver.fallback
@@ -114,6 +119,7 @@ class Dispatcher:
             "providers": inner.providers or self.providers,
             "usage": self.usage or inner.usage,
             "request_model": self.request_model or inner.request_model,
+            "websocket_usage": self.websocket_usage or inner.websocket_usage,
             "prices": inner.prices or self.prices,
         }
         merged = self
@@ -130,6 +136,10 @@ class Dispatcher:
     def notify(self, hook: str) -> None:
         """Call the hook `hook` of the observers."""
         self.errors.notify(hook, self.observers)
+
+    def notify_error(self, component: str) -> None:
+        """Count a failure of `component` that needs no log line."""
+        self.errors.notify("on_error", self.observers, component)
 
     def finalize(
         self,
@@ -148,11 +158,7 @@ class Dispatcher:
             meter: Meter of the response, if a model may have responded.
             requested: Finds the model in the body of the request, if nothing else names one.
         """
-        try:
-            exchange.route = self._template(scope)
-        except Exception as error:  # noqa: BLE001 - isolates the request
-            exchange.route = UNMATCHED
-            self.report("route", error)
+        self._add_route(exchange, scope)
         try:
             if meter is None and self._label_of_path and not (exchange.provider or exchange.model):
                 exchange.provider = self._label_of_path(scope["path"][:MAX_PATH_CHARS])
@@ -166,16 +172,53 @@ class Dispatcher:
             exchange.provider = UNKNOWN
             self.report("provider", error)
         if exchange.usage_source is not None:
-            try:
-                self._add_cost(exchange, meter)
-            except Exception as error:  # noqa: BLE001 - isolates the request
-                exchange.cost_nanos, exchange.cost_source = None, "missing"
-                self.report("cost", error)
+            self._price(exchange, meter)
         for deliver, observer in self._deliveries:
             try:
                 deliver(exchange)
             except Exception as error:  # noqa: BLE001 - isolates the observer
                 self.errors.report(component_name(observer), error, self.observers)
+
+    def finalize_websocket_usage(self, exchange: Exchange, scope: Scope) -> None:
+        """Complete a response of a model over a WebSocket, and notify the observers of it.
+
+        Args:
+            exchange: The response with its usage.
+            scope: The handshake.
+        """
+        self._add_route(exchange, scope)
+        try:
+            if exchange.model is None and (model := model_of_path(scope["path"])) is not None:
+                exchange.model, exchange.model_source = model, "request"
+            exchange.provider = self._resolver.resolve(scope, exchange.provider, exchange.model)
+            if self._fallback is not None and exchange.provider == UNKNOWN:
+                exchange.provider = self._fallback(exchange)
+            self._resolver.seen.add(exchange.provider)
+        except Exception as error:  # noqa: BLE001 - isolates the connection
+            exchange.provider = UNKNOWN
+            self.report("provider", error)
+        self._price(exchange, None)
+        for hook in self.usage_hooks:
+            try:
+                hook(exchange)
+            except Exception as error:  # noqa: BLE001 - isolates the observer
+                self.report(component_name(hook), error)
+
+    def _add_route(self, exchange: Exchange, scope: Scope) -> None:
+        """Set the template of the route."""
+        try:
+            exchange.route = self._template(scope)
+        except Exception as error:  # noqa: BLE001 - isolates the request
+            exchange.route = UNMATCHED
+            self.report("route", error)
+
+    def _price(self, exchange: Exchange, meter: UsageMeter | None) -> None:
+        """Set the cost, or report that this fails."""
+        try:
+            self._add_cost(exchange, meter)
+        except Exception as error:  # noqa: BLE001 - isolates the request
+            exchange.cost_nanos, exchange.cost_source = None, "missing"
+            self.report("cost", error)
 
     def _add_usage(self, exchange: Exchange, scope: Scope, meter: UsageMeter | None) -> None:
         """Set the usage, the model and the provider."""

@@ -14,8 +14,9 @@ from .annotate import PENDING_KEY
 from .dispatcher import Dispatcher
 from .observers import HOOKS, Observer, ObserverLike
 from .provider import ProviderResolver, Providers
-from .recorder import SCOPE_KEY, HttpRecorder, MeteredRecorder, Recorder, WebSocketRecorder
+from .recorder import SCOPE_KEY, HttpRecorder, MeteredRecorder, Recorder
 from .route import RouteTemplates
+from .websocket import WebSocketRecorder
 
 _RECORDERS: Mapping[str, type[HttpRecorder]] = {
     "http": HttpRecorder,
@@ -38,6 +39,8 @@ class ExchangeMiddleware:
         usage: Read token usage from the responses of models.
         request_model: Read the model in the body of a POST request, as the application reads it,
             for responses that name none; at most 64 KiB, without delay.
+        websocket_usage: Read token usage from the messages of models over WebSockets: OpenAI
+            Realtime and Responses, and Gemini Live. Observers have `on_websocket_usage` for it.
         prices: Prices of models, by which the cost of a response is estimated if the response does
             not report it.
         clock: Monotonic seconds.
@@ -58,6 +61,7 @@ class ExchangeMiddleware:
         provider: Providers | ProviderResolver | None = None,
         usage: bool = True,
         request_model: bool = False,
+        websocket_usage: bool = False,
         prices: Prices | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -74,6 +78,7 @@ class ExchangeMiddleware:
             routes=RouteTemplates(app),
             usage=usage,
             request_model=request_model,
+            websocket_usage=websocket_usage,
             prices=prices,
             clock=clock,
         )

@@ -55,6 +55,7 @@ class GatewayExchangeMiddleware(ExchangeMiddleware):
         gateway: Gateway,
         observers: Iterable[ObserverLike],
         provider: Providers,
+        websocket_usage: bool = False,
         prices: Prices | None = None,
     ) -> None:
         super().__init__(
@@ -62,6 +63,7 @@ class GatewayExchangeMiddleware(ExchangeMiddleware):
             observers=[gateway, *observers],
             provider=provider,
             request_model=True,
+            websocket_usage=websocket_usage,
             prices=prices,
         )
         self._gateway = gateway

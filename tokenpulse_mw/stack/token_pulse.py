@@ -452,7 +452,7 @@ class TokenPulse:
         ours: list[ObserverLike] = [self.metrics]
         ids: list[Layer] = []
         if self.settings.alerts:
-            ours.append(self.engine.observe)
+            ours.append(self.engine)
         if self.settings.access_log:
             ours.append(AccessLog())
             ids.append((RequestIdMiddleware, {}))  # outermost, so that every line has the id
@@ -460,6 +460,7 @@ class TokenPulse:
             "gateway": Gateway(self.settings.alerts, self.policies),
             "observers": [*ours, *observers],
             "provider": self.providers,
+            "websocket_usage": self.settings.websocket_usage,
             "prices": self.prices,
         }
         GatewayExchangeMiddleware(Router(), **options)  # invalid options are rejected here

@@ -137,6 +137,19 @@ class TrafficAggregator:
         if exchange.usage_source is not None or exchange.cost_nanos is not None:
             self._add_usage(exchange)
 
+    def observe_usage(self, exchange: Exchange, now: float) -> None:
+        """Count the tokens and the usage of a response that is not a request of its own."""
+        if now >= self._due:
+            self._roll(now)
+        if len(self._bucket.keys) + len(self._bucket.tenants) > _MAX_BUCKET_NAMES:
+            self._close()
+        self._add_tenant_name(exchange)
+        usage = exchange.usage
+        if usage is not None and usage.total:
+            tenant = _name(exchange.tenant)
+            self._add(self._bucket.tenants, tenant, usage.total << SHIFT, OVERFLOW)
+        self._add_usage(exchange)
+
     def _add_usage(self, exchange: Exchange) -> None:
         """Add the usage and the cost of a model's response."""
         # The label of a model changes when the model responds.
@@ -258,15 +271,18 @@ class TrafficAggregator:
             if len(self._bucket.keys) + len(self._bucket.tenants) > _MAX_BUCKET_NAMES:
                 self._close()
         traffic_class = self._classes.get(key[:-2]) or self._new_class(key[:-2])
-        if exchange.tenant and exchange.tenant_name:
-            names, tenant = self._bucket.tenant_names, valid_text(exchange.tenant)
-            if tenant in names or len(names) < self._max_names:
-                names[tenant] = valid_text(exchange.tenant_name)
+        self._add_tenant_name(exchange)
         failed_at: Sequence[int] = ()
         if traffic_class.outcomes is not None:
             failed_at = _ALWAYS if traffic_class.is_failure else traffic_class.outcomes.failed_at
         row = self._rows[key] = [0, 0, None, failed_at, traffic_class]
         return row
+
+    def _add_tenant_name(self, exchange: Exchange) -> None:
+        if exchange.tenant and exchange.tenant_name:
+            names, tenant = self._bucket.tenant_names, valid_text(exchange.tenant)
+            if tenant in names or len(names) < self._max_names:
+                names[tenant] = valid_text(exchange.tenant_name)
 
     def _new_class(self, key: tuple[Any, ...]) -> TrafficClass:
         if len(self._classes) >= _MAX_ROWS:
