@@ -1,7 +1,7 @@
 """Exchanges: each request is measured once and delivered to every observer."""
 
 from .annotate import annotate, annotations_of, drop_exchange, recorder_of
-from .exchange import Exchange, Outcome, method_label, upstream_failed
+from .exchange import SWITCHING_PROTOCOLS, Exchange, Outcome, method_label, upstream_failed
 from .middleware import ExchangeMiddleware
 from .models import UNKNOWN, Models, fold_model, model_pattern
 from .observers import ErrorReporter, Observer, ObserverLike, component_name
@@ -20,6 +20,7 @@ __all__ = [
     "PROVIDERS",
     "SAFE_METHODS",
     "SCOPE_KEY",
+    "SWITCHING_PROTOCOLS",
     "UNKNOWN",
     "ErrorReporter",
     "Exchange",

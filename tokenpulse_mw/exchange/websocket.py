@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -17,6 +18,8 @@ _FORBIDDEN = 403  # a server responds so if the application closes without accep
 _COMPONENT = "websocket_usage"
 # Annotations that are those of one response, not of the connection.
 _OF_RESPONSE = frozenset(("usage", "usage_source", "cost_nanos", "cost_source"))
+
+_EMPTY: dict[str, Any] = {}
 
 UsageCallback = Callable[[Exchange], object]
 
@@ -42,7 +45,7 @@ class WebSocketRecorder(HttpRecorder):
     def __init__(self, dispatcher: Dispatcher, scope: Scope, receive: Receive, send: Send) -> None:
         HttpRecorder.__init__(self, dispatcher, scope, receive, send)
         self._is_connected = False
-        self._connection = scope
+        self._connection: Scope = _EMPTY
         self._meter_of_frames: WebSocketMeter | None = None
         self._reads_client = False
         self._usage_callbacks: tuple[UsageCallback, ...] = ()
@@ -110,19 +113,25 @@ class WebSocketRecorder(HttpRecorder):
             if kind == "websocket.close":
                 self.disconnected()
         elif kind == "websocket.accept":
-            self._complete(SWITCHING_PROTOCOLS)
-            self._is_connected = not self._client_left
-            if self._is_connected:
-                self.dispatcher.notify("on_websocket_accept")
-                if self.dispatcher.websocket_usage:
-                    self._meter_of_frames = WebSocketMeter(clock=self.dispatcher.clock)
-                    self._reads_client = True
+            self._accept()
         elif kind == "websocket.close":
             self._complete(_FORBIDDEN)
         elif kind == "websocket.http.response.start" and status is not None:
             self.status = CLIENT_CLOSED_REQUEST if self._client_left else status
         elif kind == "websocket.http.response.body":
             self._body(body, more)
+
+    def _accept(self) -> None:
+        scope = self._scope
+        self._complete(SWITCHING_PROTOCOLS)
+        self._is_connected = not self._client_left
+        if not self._is_connected:
+            return
+        self.dispatcher.notify("on_websocket_accept")
+        if self.dispatcher.websocket_usage:
+            self._connection = scope
+            self._meter_of_frames = WebSocketMeter(clock=self.dispatcher.clock)
+            self._reads_client = True
 
     def _complete(self, status: int) -> None:
         self.status = CLIENT_CLOSED_REQUEST if self._client_left else status
@@ -153,7 +162,6 @@ class WebSocketRecorder(HttpRecorder):
                 self._report(meter, meter.finish(), outcome)
             except Exception as error:  # noqa: BLE001 - isolates the connection
                 self._disable_metering(_COMPONENT, error)
-        self._connection = self._scope
 
     def _report(
         self, meter: WebSocketMeter, responses: Iterable[SessionResponse], outcome: Outcome
@@ -200,15 +208,16 @@ class WebSocketRecorder(HttpRecorder):
 
 
 def add_usage_callback(recorder: Recorder | None, callback: UsageCallback) -> bool:
-    """Call `callback` with each response of a model over a WebSocket that is not accepted yet.
+    """Call `callback` with each response of a model over a WebSocket, if usage is metered there.
 
     Returns:
-        True if there is such a WebSocket.
+        False if there is no such WebSocket, or if it is accepted already.
     """
-    if isinstance(recorder, WebSocketRecorder) and not recorder.finished:
+    if not isinstance(recorder, WebSocketRecorder) or recorder.finished:
+        return False
+    if recorder.dispatcher.websocket_usage:
         recorder.add_usage_callback(callback)
-        return True
-    return False
+    return recorder.dispatcher.websocket_usage
 
 
 def _frame_of(message: Message) -> str | bytes | None:

@@ -11,6 +11,7 @@ from ..exchange import (
     SCOPE_KEY,
     ExchangeMiddleware,
     Recorder,
+    add_usage_callback,
     read_request_model,
 )
 from ..validation import check_bool
@@ -183,6 +184,7 @@ class RateLimitMiddleware:
         if recorder is not None and not recorder.finished and is_http:
             recorder.add_callback(reservations)  # runs after the last byte, with the usage
             return self.app(scope, receive, send)
+        add_usage_callback(recorder, reservations.charge_response)
         return self._hold(reservations, scope, receive, send)
 
     async def _hold(

@@ -15,6 +15,9 @@ MAX_OPEN_RESPONSES = 32  # of one session
 _MAX_TEXT_BYTES = 1024  # of an id or a name
 
 
+_decode_text = msgspec.json.Decoder(str).decode
+
+
 class SessionMessage(msgspec.Struct):
     """The top-level fields in use of one message of a server; all of them stay undecoded.
 
@@ -191,10 +194,11 @@ class SessionResponses:
 
 def text_of(raw: msgspec.Raw) -> str | None:
     """Return a short string; None if it is empty, or if `raw` is anything else."""
-    if len(memoryview(raw)) > _MAX_TEXT_BYTES or not opens_with(raw, b'"'):
+    data = bytes(raw)
+    if data[:1] != b'"' or len(data) > _MAX_TEXT_BYTES:
         return None
     try:
-        return msgspec.json.decode(raw, type=str) or None
+        return _decode_text(data) or None
     except UNREADABLE:  # raw fields are only validated here
         return None
 

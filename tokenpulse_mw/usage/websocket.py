@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from .bounds import MAX_DOCUMENT_BYTES
-from .document import UNREADABLE, fix_json, opens_with
+from .document import NOTHING, UNREADABLE, fix_json, opens_with
 from .formats.gemini import GeminiSession, model_of_setup
 from .formats.markers import COUNT
 from .formats.openai_responses import END_TYPES, SESSION_TYPES, OpenAISession, is_delta
@@ -105,9 +105,7 @@ class WebSocketMeter:
             kind = match[1]
         else:
             return self._read_untyped(frame, head)
-        if kind in SESSION_TYPES or (self._responses.awaits_output and is_delta(kind)):
-            return self._read(frame, kind)
-        return None
+        return self._read(frame, kind) if self._has_effect(kind) else None
 
     def finish(self) -> Sequence[SessionResponse]:
         """End the responses in progress, as the connection has ended, and return them."""
@@ -120,6 +118,9 @@ class WebSocketMeter:
         """Return the number of unreadable frames since the last call."""
         unreadable, self._responses.unreadable = self._responses.unreadable, 0
         return unreadable
+
+    def _has_effect(self, kind: str) -> bool:
+        return kind in SESSION_TYPES or (self._responses.awaits_output and is_delta(kind))
 
     def _read_untyped(self, frame: str | bytes, head: str) -> Sequence[SessionResponse] | None:
         if head[:_HEAD].lstrip(_SPACE).startswith("{"):
@@ -134,7 +135,10 @@ class WebSocketMeter:
         message = _message_of(frame)
         if message is None:
             return self._fail(frame, kind)
-        kind = kind or text_of(message.type)
+        if kind is None and message.type is not NOTHING:
+            kind = text_of(message.type)
+            if kind is None or not self._has_effect(kind):
+                return None
         if kind is not None:
             self._openai.read(kind, message)
         elif self._gemini is not None:

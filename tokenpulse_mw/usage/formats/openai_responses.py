@@ -155,7 +155,7 @@ class OpenAISession:
         self._transcription_model: str | None = None
 
     def read(self, kind: str, message: SessionMessage) -> None:
-        """Read a message, of which only those of `SESSION_TYPES` and deltas have an effect."""
+        """Read a message of one of `SESSION_TYPES`, or one with output."""
         if kind in END_TYPES:
             self._end(kind, message)
         elif kind == _BEGIN:
@@ -171,7 +171,7 @@ class OpenAISession:
             self._read_transcription(message)
         elif kind == _ERROR:
             self._fail(message)
-        elif is_delta(kind):
+        else:
             self._responses.mark_output(text_of(message.response_id), text_of(message.stream_id))
 
     def _end(self, kind: str, message: SessionMessage) -> None:
