@@ -92,7 +92,7 @@ class WebSocketMeter:
         if self._gemini is not None:
             usage, end = _TEXT_MARKS if isinstance(frame, str) else _BYTE_MARKS
             if (
-                self._responses.in_progress
+                self._gemini.in_turn
                 and frame.rfind(usage) < 0  # type: ignore[arg-type]
                 and frame.rfind(end) < 0  # type: ignore[arg-type]
             ):

@@ -105,35 +105,46 @@ class GeminiSession:
     tools are within it, so it may have several generations. Each of them has its own prompt, which
     includes the earlier ones and is billed again. So usage with another prompt is added. Usage with
     the same prompt is that of the same generation, and replaces the earlier one.
+
+    Attributes:
+        in_turn: True from the first content of a turn until the vendor has completed it.
     """
 
-    __slots__ = ("_is_complete", "_last", "_responses", "_sum")
+    __slots__ = ("_last", "_responses", "_sum", "_turn", "in_turn")
 
     def __init__(self, responses: SessionResponses) -> None:
+        self.in_turn = False
         self._responses = responses
-        self._start()
-
-    def _start(self) -> None:
-        self._is_complete = False  # the turn, whose usage is still awaited
+        self._turn: SessionResponse | None = None
         self._sum = self._last = TokenUsage()
 
     def read(self, message: SessionMessage) -> None:
         """Read a message of the server."""
         content = _content_of(message)
         has_content = opens_with(content.modelTurn, b"{") or opens_with(message.toolCall, b"{")
-        if has_content and self._is_complete:
-            self._end()
+        if has_content and not self.in_turn:
+            self.finish()
         metadata = object_of(message.usageMetadata)
         has_usage = has_count(metadata, *_COUNTS)
-        if has_content or has_usage:
-            begun = self._responses.begin()
-            if has_usage:
-                self._add_usage(begun, metadata)
-        if (turn := self._responses.find(None)) is not None:
-            is_complete = bytes(content.turnComplete) == b"true"
-            self._is_complete = self._is_complete or is_complete
-            if self._is_complete and turn.usage is not None:
-                self._end()
+        if self._turn is None and (has_content or has_usage):
+            self._turn = self._responses.begin()
+            self.in_turn = True
+        if self._turn is None:
+            return
+        if has_usage:
+            self._add_usage(self._turn, metadata)
+        if bytes(content.turnComplete) == b"true":
+            self.in_turn = False
+        if self._turn.usage is not None:
+            self.finish()
+
+    def finish(self) -> None:
+        """End the turn that the vendor has completed, if its usage is still awaited."""
+        turn = self._turn
+        if turn is not None and not self.in_turn:
+            self._turn = None
+            self._sum = self._last = TokenUsage()
+            self._responses.end(turn)
 
     def _add_usage(self, turn: SessionResponse, metadata: dict[str, Any]) -> None:
         usage, last = _count(metadata), self._last
@@ -142,16 +153,6 @@ class GeminiSession:
                 self._sum += last
             self._last = usage
         self._responses.add_usage(turn, self._sum + usage, {})
-
-    def finish(self) -> None:
-        """End a turn that the vendor has completed without usage."""
-        if self._is_complete:
-            self._end()
-
-    def _end(self) -> None:
-        if (turn := self._responses.find(None)) is not None:
-            self._responses.end(turn)
-        self._start()
 
 
 def model_of_setup(frame: bytes) -> str | None:
