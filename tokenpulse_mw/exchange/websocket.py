@@ -225,4 +225,6 @@ def _frame_of(message: Message) -> str | bytes | None:
     frame = message.get("text")
     if frame is None:
         frame = message.get("bytes")
-    return frame if isinstance(frame, str | bytes | None) else bytes(frame)
+    if isinstance(frame, bytearray | memoryview):
+        return bytes(frame)
+    return frame if isinstance(frame, str | bytes) else None
