@@ -20,39 +20,15 @@ from websockets.exceptions import ConnectionClosedOK
 from websockets.sync.client import connect
 from websockets.sync.server import ServerConnection, serve
 
-from tokenpulse_mw import Exchange, ExchangeMiddleware, Observer
+from tokenpulse_mw import ExchangeMiddleware
 
 from ..support.waiting import PATIENCE, wait_until
+from ..support.websockets import Turns
 from ..usage.sessions import SESSIONS, Frame, Session
 
 pytestmark = pytest.mark.slow
 
 AUDIO = bytes(range(256)) * 300
-
-
-class Turns(Observer):
-    """Observer of responses, and of the ends of connections."""
-
-    def __init__(self) -> None:
-        self.seen: list[Exchange] = []
-        self.errors: list[str] = []
-        self.closed = 0
-
-    def on_websocket_usage(self, exchange: Exchange) -> None:
-        """Store a response."""
-        self.seen.append(exchange)
-
-    def on_websocket_close(self) -> None:
-        """Count the end of a connection."""
-        self.closed += 1
-
-    def on_error(self, component: str) -> None:
-        """Store the name of a component that failed."""
-        self.errors.append(component)
-
-    def is_closed(self) -> bool:
-        """Return True after the end of a connection."""
-        return self.closed == 1
 
 
 @contextmanager
@@ -153,8 +129,7 @@ def test_fragmented_and_compressed_frames_count_to_the_token(
             received.append(frames_at_client(session, port))
             wait_until(turns.is_closed)
 
-        outcomes = [(item.model, item.usage, item.usage_source) for item in turns.seen]
-        assert outcomes == (session.responses if metered else [])
+        assert turns.outcomes == (session.responses if metered else [])
         assert {item.route for item in turns.seen} <= {"/v1/live"}
         assert turns.errors == []
 

@@ -13,7 +13,7 @@ from .route_group import RouteGroup
 from .route_tree import find_router
 from .scope import MAX_TEXT_CHARS, app_path, request_headers, truncate_with_hash
 from .vendors import PROVIDERS
-from .websocket import add_usage_callback
+from .websocket import add_usage_callback, end_responses
 
 __all__ = [
     "MAX_TEXT_CHARS",
@@ -40,6 +40,7 @@ __all__ = [
     "app_path",
     "component_name",
     "drop_exchange",
+    "end_responses",
     "exact_reads",
     "find_router",
     "fold_model",

@@ -61,7 +61,7 @@ class WebSocketRecorder(HttpRecorder):
 
     def raised(self, error: BaseException) -> None:
         """Finish the exchange of an application that raised, or was cancelled by the server."""
-        self._end_responses("error" if isinstance(error, Exception) else "client_disconnect")
+        self.end_responses(_outcome_of(error))
         HttpRecorder.raised(self, error)
 
     def disconnected(self, outcome: Outcome = "truncated") -> None:
@@ -72,8 +72,18 @@ class WebSocketRecorder(HttpRecorder):
         """
         if self._is_connected:
             self._is_connected = False
-            self._end_responses(outcome)
+            self.end_responses(outcome)
             self.dispatcher.notify("on_websocket_close")
+
+    def end_responses(self, outcome: Outcome) -> None:
+        """End the responses in progress with this outcome; no more frames are read."""
+        meter, self._meter_of_frames = self._meter_of_frames, None
+        self._reads_client = False
+        if meter is not None:
+            try:
+                self._report(meter, meter.finish(), outcome)
+            except Exception as error:  # noqa: BLE001 - isolates the connection
+                self._disable_metering(_COMPONENT, error)
 
     async def receive(self) -> Message:
         """Return the next message of the server, and record a disconnect."""
@@ -154,15 +164,6 @@ class WebSocketRecorder(HttpRecorder):
         except Exception as error:  # noqa: BLE001 - isolates the connection
             self._disable_metering(_COMPONENT, error)
 
-    def _end_responses(self, outcome: Outcome) -> None:
-        meter, self._meter_of_frames = self._meter_of_frames, None
-        self._reads_client = False
-        if meter is not None:
-            try:
-                self._report(meter, meter.finish(), outcome)
-            except Exception as error:  # noqa: BLE001 - isolates the connection
-                self._disable_metering(_COMPONENT, error)
-
     def _report(
         self, meter: WebSocketMeter, responses: Iterable[SessionResponse], outcome: Outcome
     ) -> None:
@@ -218,6 +219,17 @@ def add_usage_callback(recorder: Recorder | None, callback: UsageCallback) -> bo
     if recorder.dispatcher.websocket_usage:
         recorder.add_usage_callback(callback)
     return recorder.dispatcher.websocket_usage
+
+
+def end_responses(recorder: Recorder | None, error: BaseException | None = None) -> None:
+    """End the responses over a WebSocket whose application has returned, or raised `error`."""
+    if isinstance(recorder, WebSocketRecorder):
+        recorder.end_responses("truncated" if error is None else _outcome_of(error))
+
+
+def _outcome_of(error: BaseException) -> Outcome:
+    """Return the outcome of an application that raised, or was cancelled by the server."""
+    return "error" if isinstance(error, Exception) else "client_disconnect"
 
 
 def _frame_of(message: Message) -> str | bytes | None:
