@@ -309,7 +309,7 @@ async def test_response_that_the_client_leaves_is_a_disconnect() -> None:
         await send(ACCEPT)
         await send(message_of(CREATED))
         await receive()
-        await send(message_of(DONE))  # nobody receives it
+        await send(message_of(DONE))  # the client does not receive it
 
     await connect(metered(app, turns), end="websocket.disconnect")
 

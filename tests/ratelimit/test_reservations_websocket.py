@@ -120,7 +120,7 @@ async def test_each_response_is_charged(frames: list[Frame], used: int, strategy
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=1, max_size=9))
 async def test_charge_is_the_sum_of_all_responses(counts: list[tuple[int, int]]) -> None:
-    """The charge of a connection is exact, whatever the reserve was."""
+    """The charge of a connection is exact, for any reserve."""
     budget = Budget(proxy(*(done(*pair) for pair in counts)), tokens=RESERVE)
 
     await connect(budget.app)

@@ -240,7 +240,7 @@ def test_first_output_belongs_to_the_response_of_its_stream() -> None:
 
 
 def test_response_without_a_beginning_is_counted() -> None:
-    """The end of a response counts also if its first message was not read."""
+    """The end of a response counts even if its first message was not read."""
     frame = response("response.completed", "resp_9", responses_usage(read=3, written=4))
 
     assert outcomes(ended(meter_of(), [frame])) == [("gpt-5.3-codex", TokenUsage(3, 4), "reported")]

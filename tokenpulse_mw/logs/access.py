@@ -19,7 +19,7 @@ ACCESS_LOGGER = "tokenpulse_mw.access"
 _FAILED = ("error", "truncated")
 _OPTIONAL_FIELDS = ("tenant", "api_key", "credential")
 _MAX_VALUE_CHARACTERS = 256
-_WEBSOCKET = "WEBSOCKET"  # tells the responses over a connection apart from its handshake
+_WEBSOCKET = "WEBSOCKET"  # distinguishes the responses over a connection from its handshake
 _UNQUOTED = re.compile(r"[!#-<>-~]+")  # printable ASCII without `"`, `=` and space
 
 

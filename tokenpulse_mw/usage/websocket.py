@@ -20,8 +20,8 @@ MAX_CLIENT_FRAMES = 4  # searched for a setup
 
 _MAX_SCANNED = 64 * 1024  # characters of a frame that cannot be read
 _HEAD = 320  # characters that show the type of a message
-_OPENING = '{"type":"'
-_TYPE_START, _TYPE_END = len(_OPENING), 96
+_COMPACT, _SPACED = '{"type":"', '{"type": "'  # the openings of most messages
+_TYPE_END = 96
 _TYPE = re.compile(
     r'\s{0,8}\{\s{0,8}(?:"event_id"\s{0,8}:\s{0,8}"[^"\\]{0,128}"\s{0,8},\s{0,8})?'
     r'"type"\s{0,8}:\s{0,8}"([a-z0-9_.]{1,80})"'
@@ -99,8 +99,9 @@ class WebSocketMeter:
                 return None
             return self._read(frame, None)
         head = frame if isinstance(frame, str) else frame[:_HEAD].decode("latin-1")
-        if head.startswith(_OPENING):
-            kind = head[_TYPE_START : head.find('"', _TYPE_START, _TYPE_END)]
+        start = 9 if head.startswith(_COMPACT) else 10 if head.startswith(_SPACED) else 0
+        if start:
+            kind = head[start : head.find('"', start, _TYPE_END)]
         elif (match := _TYPE.match(head)) is not None:
             kind = match[1]
         else:
