@@ -29,7 +29,7 @@ from tokenpulse_mw import (
     annotate,
 )
 from tokenpulse_mw.exchange import drop_exchange, recorder_of
-from tokenpulse_mw.exchange.websocket import add_usage_callback
+from tokenpulse_mw.exchange.websocket import WebSocketRecorder, add_usage_callback
 from tokenpulse_mw.usage import WebSocketMeter
 
 from ..support.clock import FakeClock
@@ -336,6 +336,26 @@ async def test_send_that_raises_oserror_is_a_disconnect() -> None:
 
 
 @pytest.mark.anyio
+async def test_client_that_leaves_while_a_frame_is_sent_ends_its_response_once() -> None:
+    """A response that has ended with the connection is not counted again by its last frame."""
+    turns = Turns()
+    scopes: list[Scope] = []
+
+    def leave(message: Message) -> None:
+        if message.get("text") == DONE:
+            recorder = recorder_of(scopes[0])
+            assert isinstance(recorder, WebSocketRecorder)
+            recorder.disconnected("client_disconnect")
+
+    await connect(metered(proxy(CREATED, DONE, accepted=scopes.append), turns), on_send=leave)
+
+    assert [(item.usage_source, item.outcome) for item in turns.seen] == [
+        ("missing", "client_disconnect")
+    ]
+    assert turns.events == ["usage", "close"]
+
+
+@pytest.mark.anyio
 async def test_cancelled_connection_is_a_disconnect() -> None:
     """A server may cancel the application when the client has left."""
     turns = Turns()
@@ -395,7 +415,7 @@ async def test_buffer_that_the_application_reuses_is_read_as_it_was_sent() -> No
 )
 @pytest.mark.anyio
 async def test_invalid_message_is_sent_unchanged(message: Message) -> None:
-    """What a server rejects is for the server to reject."""
+    """A message that a server may reject is passed on, and the next ones are read."""
     turns = Turns()
 
     sent = await connect(metered(proxy(message, DONE), turns))

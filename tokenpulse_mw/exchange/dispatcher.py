@@ -158,7 +158,11 @@ class Dispatcher:
             meter: Meter of the response, if a model may have responded.
             requested: Finds the model in the body of the request, if nothing else names one.
         """
-        self._add_route(exchange, scope)
+        try:
+            exchange.route = self._template(scope)
+        except Exception as error:  # noqa: BLE001 - isolates the request
+            exchange.route = UNMATCHED
+            self.report("route", error)
         try:
             if meter is None and self._label_of_path and not (exchange.provider or exchange.model):
                 exchange.provider = self._label_of_path(scope["path"][:MAX_PATH_CHARS])
@@ -186,7 +190,11 @@ class Dispatcher:
             exchange: The response with its usage.
             scope: The handshake.
         """
-        self._add_route(exchange, scope)
+        try:
+            exchange.route = self._template(scope)
+        except Exception as error:  # noqa: BLE001 - isolates the connection
+            exchange.route = UNMATCHED
+            self.report("route", error)
         try:
             if exchange.model is None and (model := model_of_path(scope["path"])) is not None:
                 exchange.model, exchange.model_source = model, "request"
@@ -203,14 +211,6 @@ class Dispatcher:
                 hook(exchange)
             except Exception as error:  # noqa: BLE001 - isolates the observer
                 self.report(component_name(hook), error)
-
-    def _add_route(self, exchange: Exchange, scope: Scope) -> None:
-        """Set the template of the route."""
-        try:
-            exchange.route = self._template(scope)
-        except Exception as error:  # noqa: BLE001 - isolates the request
-            exchange.route = UNMATCHED
-            self.report("route", error)
 
     def _price(self, exchange: Exchange, meter: UsageMeter | None) -> None:
         """Set the cost, or report that this fails."""

@@ -117,7 +117,8 @@ class WebSocketRecorder(HttpRecorder):
             self.disconnected("client_disconnect")
             raise
         if kind == "websocket.send":
-            if meter is not None and frame:
+            # The client may have left meanwhile, which ended the responses in progress.
+            if frame and meter is not None and meter is self._meter_of_frames:
                 self._read_frame(meter, frame)
         elif self.finished:
             if kind == "websocket.close":
