@@ -116,6 +116,59 @@ def test_order_of_keys_is_irrelevant(session: Session) -> None:
     assert outcomes(ended(meter, map(reordered, session.server))) == session.responses
 
 
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": "), (" , ", " : ")])
+def test_id_of_an_event_may_precede_its_type(separators: tuple[str, str]) -> None:
+    """OpenAI documents the messages of Realtime with the id of the event first."""
+    frames = []
+    for frame in REALTIME.server:
+        message = json.loads(frame)
+        message = {"event_id": message.pop("event_id"), **message}
+        frames.append(json.dumps(message, separators=separators))
+
+    assert outcomes(ended(meter_of(), frames)) == REALTIME.responses
+
+
+def sequences_of_frames() -> st.SearchStrategy[list[Frame]]:
+    """Return parts of the messages of all sessions, other JSON, and any text and bytes."""
+    messages = [frame for session in SESSIONS.values() for frame in session.server]
+    names = st.sampled_from(
+        ["type", "response", "id", "usage", "usageMetadata", "serverContent", "turnComplete"]
+    )
+    types = st.sampled_from(["response.created", "response.done", "error", "session.created"])
+    values = st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=2) | st.dictionaries(names, inner, max_size=3),
+        max_leaves=9,
+    )
+    objects = st.dictionaries(names, values)
+    typed = st.builds(lambda kind, more: {**more, "type": kind}, types, objects)
+    cut = st.builds(lambda frame, at: frame[:at], st.sampled_from(messages), st.integers(0, 400))
+    return st.lists(
+        st.one_of(
+            st.sampled_from(messages),
+            cut,
+            st.builds(json.dumps, typed | objects),
+            st.text(),
+            st.binary(),
+        ),
+        max_size=8,
+    )
+
+
+@given(sequences_of_frames())
+def test_any_frames_raise_nothing_and_end_each_response_once(frames: list[Frame]) -> None:
+    """No frame of a server raises, and the counts are plausible."""
+    meter = meter_of()
+
+    responses = [*ended(meter, frames), *meter.finish()]
+
+    assert len({id(item) for item in responses}) == len(responses) <= len(frames)
+    for item in responses:
+        assert item.usage is None or item.usage.is_plausible
+    assert meter.take_unreadable() <= 2 * len(frames)
+    assert meter.finish() == []
+
+
 @every_session
 @given(data=st.data())
 def test_frames_in_between_change_nothing(session: Session, data: st.DataObject) -> None:
@@ -457,11 +510,12 @@ def test_incomplete_message_with_usage_is_unreadable(frame: Frame) -> None:
 
 
 def test_part_of_a_binary_message_is_unreadable_in_a_live_session() -> None:
-    """Both parts of a split message are read as messages, and only that with the usage counts."""
+    """Each part of a split message that has a count is unreadable, also in a binary frame."""
     whole = binary({"serverContent": {"turnComplete": True}, "usageMetadata": live_usage(5, 6)})
-    meter = meter_of(*LIVE.server[:2], whole[:100], whole[100:])
 
-    assert meter.take_unreadable() == 1
+    for end, unreadable in ((50, 1), (100, 2)):
+        meter = meter_of(*LIVE.server[:2], whole[:end], whole[end:])
+        assert meter.take_unreadable() == unreadable
 
 
 @pytest.mark.parametrize("noise", NOISE, ids=range(len(NOISE)))

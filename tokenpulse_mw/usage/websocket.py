@@ -26,9 +26,9 @@ _TYPE = re.compile(
     r'\s{0,8}\{\s{0,8}(?:"event_id"\s{0,8}:\s{0,8}"[^"\\]{0,128}"\s{0,8},\s{0,8})?'
     r'"type"\s{0,8}:\s{0,8}"([a-z0-9_.]{1,80})"'
 )
-_SPACE = " \t\r\n"
-_TEXT_MARKS = ('"usageMetadata"', '"turnComplete"')
-_BYTE_MARKS = (b'"usageMetadata"', b'"turnComplete"')
+_SPACE, _SPACES = " \t\r\n", 64
+_TEXT_MARKS = ("{", '"usageMetadata"', '"turnComplete"')
+_BYTE_MARKS = (b"{", b'"usageMetadata"', b'"turnComplete"')
 _SETUP_MARK, _SETUP_CHARS = '"setup"', 64
 _RESPONSE_ID = re.compile(rb'"response"\s*:\s*\{\s*"id"\s*:\s*("[^"\\]{1,256}")')
 _NOT_READABLE = (*UNREADABLE, UnicodeError)
@@ -90,14 +90,15 @@ class WebSocketMeter:
             The responses that have ended, or None if the frame was not decoded.
         """
         if self._gemini is not None:
-            usage, end = _TEXT_MARKS if isinstance(frame, str) else _BYTE_MARKS
+            brace, usage, end = _TEXT_MARKS if isinstance(frame, str) else _BYTE_MARKS
             if (
                 self._gemini.in_turn
+                and frame.startswith(brace)  # type: ignore[arg-type]
                 and frame.rfind(usage) < 0  # type: ignore[arg-type]
                 and frame.rfind(end) < 0  # type: ignore[arg-type]
             ):
                 return None
-            return self._read(frame, None)
+            return self._read_untyped(frame)
         head = frame if isinstance(frame, str) else frame[:_HEAD].decode("latin-1")
         start = 9 if head.startswith(_COMPACT) else 10 if head.startswith(_SPACED) else 0
         if start:
@@ -105,7 +106,7 @@ class WebSocketMeter:
         elif (match := _TYPE.match(head)) is not None:
             kind = match[1]
         else:
-            return self._read_untyped(frame, head)
+            return self._read_untyped(frame)
         return self._read(frame, kind) if self._has_effect(kind) else None
 
     def finish(self) -> Sequence[SessionResponse]:
@@ -123,20 +124,28 @@ class WebSocketMeter:
     def _has_effect(self, kind: str) -> bool:
         return kind in SESSION_TYPES or (self._responses.awaits_output and is_delta(kind))
 
-    def _read_untyped(self, frame: str | bytes, head: str) -> Sequence[SessionResponse] | None:
-        if head[:_HEAD].lstrip(_SPACE).startswith("{"):
+    def _read_untyped(self, frame: str | bytes) -> Sequence[SessionResponse] | None:
+        start = frame[:_SPACES]
+        text = start if isinstance(start, str) else start.decode("latin-1")
+        if text.lstrip(_SPACE).startswith("{"):
             return self._read(frame, None)
-        if isinstance(frame, bytes):
+        if isinstance(frame, bytes) and self._gemini is None:
             return None  # audio
         return self._fail(frame, None)
 
     def _read(self, frame: str | bytes, kind: str | None) -> Sequence[SessionResponse] | None:
         if len(frame) > self._max_bytes:
             return self._read_oversized(frame, kind)
-        message = _message_of(frame)
-        if message is None:
-            return self._fail(frame, kind)
-        if kind is None and message.type is not NOTHING:
+        try:
+            message = _decode(frame)
+        except _NOT_READABLE:
+            if kind not in SESSION_TYPES and COUNT.search(_bytes_of(frame)) is None:
+                return None
+            try:
+                message = _decode(fix_json(_bytes_of(frame)))
+            except UNREADABLE:
+                return self._fail(frame, kind)
+        if self._gemini is None and kind is None and message.type is not NOTHING:
             kind = text_of(message.type)
             if kind is None or not self._has_effect(kind):
                 return None
@@ -144,7 +153,7 @@ class WebSocketMeter:
             self._openai.read(kind, message)
         elif self._gemini is not None:
             self._gemini.read(message)
-        elif _is_of_gemini(message):
+        elif _is_of_gemini(message) and not self._responses.in_progress:
             self._gemini = GeminiSession(self._responses)
             self._client_frames = 0
             if self._setup is not None:
@@ -178,17 +187,6 @@ class WebSocketMeter:
             self._responses.unreadable += 1
             return _NO_RESPONSES
         return None
-
-
-def _message_of(frame: str | bytes) -> SessionMessage | None:
-    """Return the message in a frame, repaired if that is needed; None if it cannot be read."""
-    try:
-        return _decode(frame)
-    except _NOT_READABLE:
-        try:
-            return _decode(fix_json(_bytes_of(frame)))
-        except UNREADABLE:
-            return None
 
 
 def _bytes_of(frame: str | bytes) -> bytes:
