@@ -292,6 +292,35 @@ def test_first_output_belongs_to_the_response_of_its_stream() -> None:
     assert (first.first_output, second.first_output) == (first.started + 2, second.started + 1)
 
 
+@pytest.mark.parametrize(
+    "session",
+    [
+        {"model": "m", "instructions": "a,b," * 9000, "tools": [{"name": "f"}] * 900},
+        {"instructions": "[{" * 9000, "model": "m"},
+    ],
+)
+def test_model_of_a_session_with_long_instructions_is_known(session: dict[str, Any]) -> None:
+    """Of a session only the fields in use are decoded, in any size."""
+    meter = meter_of(realtime("session.created", session=session))
+    done = realtime("response.done", response=realtime_response("resp_1", "completed"))
+
+    assert [item.model for item in ended(meter, [done])] == ["m"]
+
+
+def test_model_of_transcriptions_may_be_that_of_the_beta() -> None:
+    """Older sessions name it in another field; an update without it changes nothing."""
+    session = {"model": "m", "input_audio_transcription": {"model": "whisper-2"}}
+    meter = meter_of(
+        realtime("session.created", session=session), realtime("session.updated", session={})
+    )
+    usage = {"type": "tokens", "input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
+    kind = "conversation.item.input_audio_transcription.completed"
+
+    assert outcomes(ended(meter, [realtime(kind, usage=usage)])) == [
+        ("whisper-2", TokenUsage(1, 2), "reported")
+    ]
+
+
 def test_response_without_a_beginning_is_counted() -> None:
     """The end of a response counts even if its first message was not read."""
     frame = response("response.completed", "resp_9", responses_usage(read=3, written=4))
@@ -591,6 +620,15 @@ def test_usage_of_a_huge_response_is_read_at_its_end() -> None:
 
     assert (item.id, item.usage, item.model) == ("resp_1", TokenUsage(3, 4), "gpt-5.3-codex")
     assert [item.id for item in meter.finish()] == ["resp_2"]
+
+
+def test_end_of_a_huge_response_is_repaired() -> None:
+    """A half of a surrogate pair near the usage does not hide it."""
+    usage = responses_usage(read=3, written=4)
+    inner = {"id": "resp_1", "output": PCM, "usage": usage, "user": "\ud83d"}
+    frame = text({"type": "response.completed", "response": inner})
+
+    assert [item.usage for item in ended(meter_of(max_bytes=1000), [frame])] == [TokenUsage(3, 4)]
 
 
 def test_huge_response_without_an_id_at_its_start_is_counted() -> None:

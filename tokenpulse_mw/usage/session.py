@@ -14,7 +14,6 @@ from .tokens import TokenUsage
 MAX_OPEN_RESPONSES = 32  # of one session
 _MAX_TEXT_BYTES = 1024  # of an id or a name
 
-
 _decode_text = msgspec.json.Decoder(str).decode
 
 
@@ -171,11 +170,6 @@ class SessionResponses:
         self.add_usage(response, usage, fields)
         self._add(response)
 
-    def _add(self, response: SessionResponse) -> None:
-        response.ended = self._clock()
-        response.model = response.model or self.model
-        self.ended.append(response)
-
     def end_all(self) -> None:
         """End the responses in progress as cut."""
         for response in list(self.in_progress.values()):
@@ -185,6 +179,11 @@ class SessionResponses:
         """Return the responses that have ended since the last call."""
         ended, self.ended = self.ended, []
         return ended
+
+    def _add(self, response: SessionResponse) -> None:
+        response.ended = self._clock()
+        response.model = response.model or self.model
+        self.ended.append(response)
 
     def _update(self) -> None:
         self.awaits_output = any(

@@ -173,12 +173,11 @@ class WebSocketMeter:
         short = usage_from_tail(opening, tail)
         if not short:
             self._responses.unreadable += 1
-            short = opening + b',"response":{}}'
+            short = opening + b',"response":{"usage":null}}'
         name = _RESPONSE_ID.search(_bytes_of(frame[:_HEAD]))
         if name is not None:
             short = short.replace(b'"response":{', b'"response":{"id":%b,' % name[1], 1)
-            short = short.replace(b",}", b"}", 1)
-        self._openai.read(kind, _decode(short))
+        self._openai.read(kind, _decode(fix_json(short)))
         return self._responses.take()
 
     def _fail(self, frame: str | bytes, kind: str | None) -> Sequence[SessionResponse] | None:

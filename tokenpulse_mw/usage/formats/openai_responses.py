@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import Any
 
 import msgspec
 
@@ -135,8 +134,17 @@ class _ResponseObject(msgspec.Struct):
     tool_usage: msgspec.Raw = NOTHING
 
 
-_NO_RESPONSE = _ResponseObject()
+class _SessionObject(msgspec.Struct):
+    """The fields in use of the session in a message, which may also have long instructions."""
+
+    model: msgspec.Raw = NOTHING
+    audio: msgspec.Raw = NOTHING
+    input_audio_transcription: msgspec.Raw = NOTHING  # before the general availability
+
+
+_NO_RESPONSE, _NO_SESSION = _ResponseObject(), _SessionObject()
 _decode_response = msgspec.json.Decoder(_ResponseObject).decode
+_decode_session = msgspec.json.Decoder(_SessionObject).decode
 
 
 class OpenAISession:
@@ -166,7 +174,7 @@ class OpenAISession:
                 stream=text_of(message.stream_id),
             )
         elif kind in _SESSIONS:
-            self._read_session(object_of(message.session))
+            self._read_session(message)
         elif kind == _TRANSCRIPTION:
             self._read_transcription(message)
         elif kind == _ERROR:
@@ -184,15 +192,12 @@ class OpenAISession:
         failed = kind == "response.failed" or text_of(inner.status) == "failed"
         responses.end(response, failed=failed)
 
-    def _read_session(self, session: dict[str, Any]) -> None:
-        model = session.get("model")
-        if model and isinstance(model, str):
-            self._responses.model = model
-        transcription = get_object(session, "input_audio_transcription")
-        transcription = transcription or get_object(
-            get_object(get_object(session, "audio"), "input"), "transcription"
-        )
-        model = transcription.get("model")
+    def _read_session(self, message: SessionMessage) -> None:
+        session = _session_of(message)
+        self._responses.model = text_of(session.model) or self._responses.model
+        audio = get_object(object_of(session.audio), "input")
+        transcription = get_object(audio, "transcription")
+        model = (transcription or object_of(session.input_audio_transcription)).get("model")
         if model and isinstance(model, str):
             self._transcription_model = model
 
@@ -210,6 +215,13 @@ class OpenAISession:
 def _report_of(usage: msgspec.Raw, tool_usage: msgspec.Raw = NOTHING) -> UsageReport | None:
     tools = object_of(tool_usage) or None
     return _find_usage(Document(object="response", usage=object_of(usage), tool_usage=tools))
+
+
+def _session_of(message: SessionMessage) -> _SessionObject:
+    try:
+        return _decode_session(message.session)
+    except UNREADABLE:
+        return _NO_SESSION
 
 
 def _response_of(message: SessionMessage) -> _ResponseObject:
