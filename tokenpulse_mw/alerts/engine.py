@@ -56,7 +56,7 @@ class DryRun(NamedTuple):
 class AlertEngine:
     """Evaluates rules over the traffic, and fires and resolves alerts.
 
-    Pass `observe` to an `ExchangeMiddleware`, or use `AlertMiddleware`. `async with engine:`
+    Pass the engine to an `ExchangeMiddleware`, or use `AlertMiddleware`. `async with engine:`
     evaluates every `interval` seconds and delivers notifications. Engines that share a store are
     one fleet: the traffic of all of them counts, and one of them evaluates. An error of a rule, a
     sink or the store is logged and affects nothing else; the alerts of a failed rule stay as they
@@ -186,6 +186,14 @@ class AlertEngine:
     def observe(self, exchange: Exchange) -> None:
         """Count one finished exchange."""
         self._member.aggregator.observe(exchange, self.clock())
+
+    def __call__(self, exchange: Exchange) -> None:
+        """Count one finished exchange, as an observer of exchanges."""
+        self.observe(exchange)
+
+    def on_websocket_usage(self, exchange: Exchange) -> None:
+        """Count the tokens, the usage and the cost of a response of a model over a WebSocket."""
+        self._member.aggregator.observe_usage(exchange, self.clock())
 
     def reset(self) -> None:
         """Discard everything that the end of the process would discard.

@@ -11,6 +11,8 @@ from ..exchange import (
     SCOPE_KEY,
     ExchangeMiddleware,
     Recorder,
+    add_usage_callback,
+    end_responses,
     read_request_model,
 )
 from ..validation import check_bool
@@ -183,10 +185,16 @@ class RateLimitMiddleware:
         if recorder is not None and not recorder.finished and is_http:
             recorder.add_callback(reservations)  # runs after the last byte, with the usage
             return self.app(scope, receive, send)
-        return self._hold(reservations, scope, receive, send)
+        add_usage_callback(recorder, reservations.charge_response)
+        return self._hold(reservations, recorder, scope, receive, send)
 
     async def _hold(
-        self, reservations: Reservations, scope: Scope, receive: Receive, send: Send
+        self,
+        reservations: Reservations,
+        recorder: Recorder | None,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
     ) -> None:
         """Pass the request on, and settle its reservations when the application returns."""
         try:
@@ -194,9 +202,11 @@ class RateLimitMiddleware:
         except GeneratorExit:  # destroyed after the event loop: nothing can be awaited
             reservations.finished(None)
             raise
-        except BaseException:
+        except BaseException as error:
+            end_responses(recorder, error)
             await self._close(reservations, scope)
             raise
+        end_responses(recorder)  # so that those that are cut are charged, too
         await self._close(reservations, scope)
 
     async def _close(self, reservations: Reservations, scope: Scope) -> None:

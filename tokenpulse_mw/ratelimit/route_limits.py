@@ -11,7 +11,7 @@ from anyio import CancelScope
 from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..exchange import Exchange, Recorder, recorder_of
+from ..exchange import Exchange, Recorder, add_usage_callback, recorder_of
 from .callables import KeyFunction, check_function, check_name
 from .headers import RawHeaders, dialect
 from .limiters import Decision, Limiter, PlanLimiter, RateOf, RateTable
@@ -348,7 +348,9 @@ async def _hold(reservations: Reservations, scope: Scope, recorder: Recorder | N
     """Settle the reservations when the response ends; those of a WebSocket when it closes."""
     if recorder is not None and scope["type"] == "http":
         recorder.add_callback(reservations)
-    elif recorder is not None and reservations.has_slots:
+    elif recorder is not None and (
+        add_usage_callback(recorder, reservations.charge_response) or reservations.has_slots
+    ):
         recorder.add_callback(_AtClose(reservations))
     else:  # the end is not known, or has no usage: tokens stay charged
         with CancelScope(shield=True):

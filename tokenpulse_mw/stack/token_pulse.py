@@ -470,7 +470,7 @@ class TokenPulse:
         ours: list[ObserverLike] = [self.metrics]
         ids: list[Layer] = []
         if self.settings.alerts:
-            ours.append(self.engine.observe)
+            ours.append(self.engine)
         if self.settings.access_log:
             ours.append(AccessLog(include=_LOGGED_ANNOTATIONS))
             ids.append((RequestIdMiddleware, {}))  # outermost, so that every line has the id
@@ -478,6 +478,7 @@ class TokenPulse:
             "gateway": Gateway(self.settings.alerts, self.policies),
             "observers": [*ours, *observers],
             "provider": self.providers,
+            "websocket_usage": self.settings.websocket_usage,
             "prices": self.prices,
             "in_progress": self.in_progress,
             "quotas": self.upstream,
