@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
-from starlette.requests import Request
 from starlette.routing import BaseRoute
+from starlette.types import Scope
 
 from ..alerts import (
     AlertEngine,
@@ -42,6 +42,7 @@ from ..logs import (
 from ..metrics import HttpMetrics
 from ..metrics.multiprocess import folder_variable
 from ..ratelimit import (
+    Limiter,
     Policy,
     budgets,
     limit_routes,
@@ -49,7 +50,8 @@ from ..ratelimit import (
 )
 from ..secret import hide
 from ..usage import Prices, PriceTable
-from ..web.auth import TenantOf, bearer
+from ..web.auth import Authorize, TenantOf, bearer
+from ..web.guesses import GuessLimit
 from .limits import is_local
 from .log_level import SharedLogLevel
 from .origins import blame_settings, check_unused, warn_unused
@@ -77,6 +79,8 @@ _OF_SINKS = (
 )
 _SERVERS = ("uvicorn", "hypercorn", "gunicorn", "granian", "_granian")  # their loggers
 _MIN_TOKEN_CHARS = 16  # a shorter token can be guessed
+_GUESSES = "10/minute"  # wrong tokens of a client
+_MAX_GUESSING_CLIENTS = 1000
 
 
 def shared_dir(settings: Settings) -> SharedDir | None:
@@ -313,8 +317,27 @@ def registry() -> CollectorRegistry:
     return new
 
 
-def admin_guard(settings: Settings) -> Callable[[Request], bool] | None:
-    """Return the check of the admin token, or None if no token is set."""
+def admin_guard(
+    settings: Settings, given: Authorize | None, client_of: Callable[[Scope], Hashable]
+) -> Authorize | None:
+    """Return the check of operators, which limits wrong tokens; None without a token.
+
+    Args:
+        settings: Settings with the admin token.
+        given: The argument `authorize`, which replaces the token.
+        client_of: Returns the key of the client of a request.
+
+    Raises:
+        ValueError: `given` is not callable, or the token is set too.
+    """
+    if given is not None:
+        if not callable(given):
+            raise ValueError(
+                "authorize must be a function of the request that returns True, a name, a Person "
+                f"or False, got a value of type {type(given).__name__}"
+            )
+        check_unused(settings, ["admin_token"], "authorize", "leave authorize out")
+        return _limited(given, client_of)
     if settings.admin_token is None:
         return None
     with blame_settings(settings, {"token": "admin_token"}):
@@ -327,22 +350,29 @@ def admin_guard(settings: Settings) -> Callable[[Request], bool] | None:
             length,
             _MIN_TOKEN_CHARS,
         )
-    return authorize
+    return _limited(authorize, client_of)
 
 
-def metrics_guard(settings: Settings) -> Callable[[Request], bool] | None:
+def metrics_guard(settings: Settings, client_of: Callable[[Scope], Hashable]) -> Authorize | None:
     """Return the check of the metrics token, or None if the metrics are public."""
+    if settings.metrics_token is None:
+        return None
     with blame_settings(settings, {"token": "metrics_token"}):
-        return None if settings.metrics_token is None else bearer(settings.metrics_token)
+        return _limited(bearer(settings.metrics_token), client_of)
+
+
+def _limited(authorize: Authorize, client_of: Callable[[Scope], Hashable]) -> GuessLimit:
+    counter = Limiter(_GUESSES, max_keys=_MAX_GUESSING_CLIENTS)
+    return GuessLimit(authorize, counter=counter, client_of=client_of)
 
 
 def admin_routes(
     settings: Settings,
     engine: AlertEngine,
     policies: Sequence[Policy],
-    authorize: Callable[[Request], bool] | None,
+    authorize: Authorize | None,
 ) -> list[BaseRoute]:
-    """Return the routes of the admin API; none if no admin token is set."""
+    """Return the routes of the admin API; none if operators cannot be authorized."""
     level = SharedLogLevel(engine) if settings.alerts else None
     shared = SharedLimits(engine, policies) if settings.alerts else None
     if authorize is None:

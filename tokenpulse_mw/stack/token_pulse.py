@@ -47,7 +47,7 @@ from ..ratelimit import (
 )
 from ..ratelimit.zone import ZoneLimiter
 from ..usage import Prices, PriceTable
-from ..web.auth import TenantOf
+from ..web.auth import Authorize, TenantOf
 from . import defaults, limits
 from .config_file import ConfigFile
 from .defaults import configure_logs
@@ -105,6 +105,9 @@ class TokenPulse:
             one: a table of `Rates` by model, before the price list of the settings, or `Prices`.
         usage_tenant: Function of the request, async or not, that returns the id of the tenant that
             sent it, or None. It adds `GET /usage`, with the usage of this tenant only.
+        authorize: Checks operators instead of the admin token of the settings: a function of the
+            request, async or not, that returns True, a name, a `Person` with rights, or False. It
+            adds the endpoints below `/admin`.
 
     Attributes:
         policies: All limits, also those made by `limit`, whose limiters can be inspected and reset.
@@ -138,6 +141,7 @@ class TokenPulse:
         metrics: HttpMetrics | None = None,
         prices: Prices | PriceTable | None = None,
         usage_tenant: TenantOf | None = None,
+        authorize: Authorize | None = None,
     ) -> None:
         self.settings = Settings() if settings is None else settings
         if not isinstance(self.settings, Settings):
@@ -162,7 +166,9 @@ class TokenPulse:
             models=self.metrics.models,
         )
         defaults.warn_if_unused(self.settings, engine=engine, metrics=metrics)
-        admin, scraper = defaults.admin_guard(self.settings), defaults.metrics_guard(self.settings)
+        self._client_key = limits.client_key(self.settings)
+        admin = defaults.admin_guard(self.settings, authorize, self._client_key)
+        scraper = defaults.metrics_guard(self.settings, self._client_key)
         self.health = HealthRouter(
             service=service,
             providers=self.providers.listed,
@@ -175,8 +181,8 @@ class TokenPulse:
         operate = defaults.admin_routes(self.settings, self.engine, self.policies, admin)
         own_usage = defaults.tenant_routes(self.settings, self.engine, usage_tenant)
         self._endpoints = [
-            OwnEndpoint(route, authorize, is_public)
-            for routes, authorize, is_public in (
+            OwnEndpoint(route, check, is_public)
+            for routes, check, is_public in (
                 (self.health.routes, admin, True),
                 (scrape, scraper, False),
                 (operate, admin, False),
@@ -472,7 +478,7 @@ class TokenPulse:
         if respond is not None:
             warn_unused(self.settings, ["limit_response"], "respond is given")
         return {
-            "default_key": limits.client_key(self.settings),
+            "default_key": self._client_key,
             "headers": self.settings.limit_headers,
             "respond": RESPONSES[self.settings.limit_response] if respond is None else respond,
             "exempt": exempt,
