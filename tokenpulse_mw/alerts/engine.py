@@ -207,6 +207,14 @@ class AlertEngine:
         if listener not in self._listeners:
             self._listeners.append(listener)
 
+    def tenant_name(self, tenant: str) -> str | None:
+        """Return the readable name of a tenant with recent traffic; None if it is not known here.
+
+        The process that leads knows the names, at the latest after an evaluation.
+        """
+        leadership = self._fleet.leadership
+        return None if leadership is None else leadership.evaluator.traffic.tenant_names.get(tenant)
+
     @property
     def firing(self) -> list[Finding]:
         """The last finding of each firing alert; if another process leads, as of a heartbeat."""

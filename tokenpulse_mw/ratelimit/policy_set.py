@@ -19,6 +19,7 @@ from .policy import (
     Policy,
     check_policies,
 )
+from .rejections import Rejections
 from .reservations import Reservations
 from .responses import Respond, too_many_requests
 
@@ -42,6 +43,7 @@ class PolicySet:
         enforce: False counts and reports without rejecting, even for policies with `enforce`.
         on_decision: Function that is called with the scope and each decision.
         default_key: Key of policies without one; the client's address when None.
+        rejections: Stores the keys that enforced policies reject.
 
     Attributes:
         policies: Policies in the order of evaluation.
@@ -62,6 +64,7 @@ class PolicySet:
         enforce: bool,
         on_decision: OnDecision | None,
         default_key: KeyFunction | None = None,
+        rejections: Rejections | None = None,
     ) -> None:
         check_policies(policies)
         self.policies = sorted(policies, key=_rollback_order)
@@ -72,6 +75,7 @@ class PolicySet:
         )
         self._enforced = {policy.name for policy in policies if policy.enforce and enforce}
         self._on_decision = on_decision
+        self._rejections = rejections
         default_key = client_address() if default_key is None else default_key
         self._keys = [(policy, policy.key_or(default_key)) for policy in self.policies]
         self.reads_model = any(
@@ -86,7 +90,10 @@ class PolicySet:
         charges = self.charges(scope)
         if self._has_plans:
             charges = self._with_rate(scope, charges)
-        return self._evaluation(scope, recorder, self._apply(scope, charges))
+        charges, blocked = self._without_blocked(charges)
+        if self._rejection(blocked) is None:
+            blocked += self._apply(scope, charges)
+        return self._evaluation(scope, recorder, blocked)
 
     def _evaluate_one(self) -> Evaluate:
         """Return a faster `evaluate` for a single plain policy."""
@@ -96,8 +103,8 @@ class PolicySet:
         rejected = "limited" if is_enforced else "shadow"
 
         def evaluate(scope: Scope, recorder: Recorder | None) -> Evaluation:
-            if policy.suspended:
-                return _NOT_LIMITED
+            if policy.is_special:  # suspended, or keys are blocked
+                return self._evaluate_all(scope, recorder)
             try:
                 key = key_of(scope) if when is None or when(scope) else None
                 if key is None:
@@ -116,7 +123,11 @@ class PolicySet:
                 self._notify(scope, decision)
             if not is_enforced:
                 return _NOT_LIMITED
-            return (decision,), None if decision.allowed else policy.described(decision), None
+            if decision.allowed:
+                return (decision,), None, None
+            if self._rejections is not None:
+                self._rejections.add(policy, key, recorder)
+            return (decision,), policy.described(decision), None
 
         return evaluate
 
@@ -128,7 +139,11 @@ class PolicySet:
             if plans is not None and plans.is_async:
                 await plans.load(charge.key)
         charges = self._with_rate(scope, charges)
-        results = self._apply(scope, [charge for charge in charges if not charge.policy.shared])
+        charges, results = self._without_blocked(charges)
+        if self._rejection(results) is None:
+            results += self._apply(
+                scope, [charge for charge in charges if not charge.policy.shared]
+            )
         if self._rejection(results) is None:
             shared = [charge for charge in charges if charge.policy.shared]
             try:
@@ -155,7 +170,9 @@ class PolicySet:
         for policy, key_of in self._keys:
             when, cost = policy.when, policy.cost
             try:
-                if policy.suspended or (when is not None and not when(scope)):
+                if policy.is_special and policy.suspended:
+                    continue
+                if when is not None and not when(scope):
                     continue
                 if key_of is not last_key_of:
                     found = key_of(scope)
@@ -181,6 +198,23 @@ class PolicySet:
             except Exception as error:  # noqa: BLE001 - a failing policy must not fail the request
                 self._failed(scope, charge.policy, error)
         return limited
+
+    def _without_blocked(self, charges: list[Charge]) -> tuple[list[Charge], list[ChargeResult]]:
+        """Return the charges of keys that are not blocked, and the rejections of the others."""
+        for charge in charges:
+            if charge.policy.is_special:
+                break
+        else:
+            return charges, []  # most requests
+        allowed: list[Charge] = []
+        blocked: list[ChargeResult] = []
+        for charge in charges:
+            rejection = charge.policy.rejection_of(charge.key)
+            if rejection is None:
+                allowed.append(charge)
+            else:
+                blocked.append(ChargeResult(charge, rejection, charge.policy.now()))
+        return allowed, blocked
 
     def _cost(self, policy: Policy, scope: Scope) -> int:
         try:
@@ -313,6 +347,10 @@ class PolicySet:
             for _, decision, _ in results:
                 self._notify(scope, decision)
         rejection = self._rejection(results)
+        if rejection is not None and self._rejections is not None:
+            for charge, decision, _ in results:
+                if not decision.allowed and charge.policy.name in self._enforced:
+                    self._rejections.add(charge.policy, charge.key, recorder)
         enforced = [
             decision for charge, decision, _ in results if charge.policy.name in self._enforced
         ]

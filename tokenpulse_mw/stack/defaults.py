@@ -7,6 +7,8 @@ import os
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from hashlib import blake2b
 from tempfile import TemporaryDirectory
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -42,8 +44,10 @@ from ..logs import (
 from ..metrics import HttpMetrics
 from ..metrics.multiprocess import folder_variable
 from ..ratelimit import (
+    BlockedKeys,
     Limiter,
     Policy,
+    Rejections,
     budgets,
     limit_routes,
     quotas,
@@ -55,6 +59,7 @@ from ..web.guesses import GuessLimit
 from .limits import is_local
 from .log_level import SharedLogLevel
 from .origins import blame_settings, check_unused, warn_unused
+from .shared_blocks import SharedBlocks
 from .shared_dir import SharedDir, check_folder
 from .shared_limits import SharedLimits
 
@@ -353,6 +358,18 @@ def admin_guard(
     return _limited(authorize, client_of)
 
 
+def handle_secret(settings: Settings, shared: SharedDir | None) -> bytes | None:
+    """Return the secret of the handles of keys, which processes with the same settings share.
+
+    None if no setting is secret: then the handles of each process differ.
+    """
+    for setting in (settings.admin_token, settings.limit_storage, settings.alert_store):
+        if setting is not None:
+            text = str(hide(setting).reveal())
+            return blake2b(text.encode(), digest_size=32, person=b"tokenpulse keys").digest()
+    return None if shared is None else shared.secret()
+
+
 def metrics_guard(settings: Settings, client_of: Callable[[Scope], Hashable]) -> Authorize | None:
     """Return the check of the metrics token, or None if the metrics are public."""
     if settings.metrics_token is None:
@@ -371,15 +388,37 @@ def admin_routes(
     engine: AlertEngine,
     policies: Sequence[Policy],
     authorize: Authorize | None,
+    *,
+    rejections: Rejections,
+    secret: bytes | None,
 ) -> list[BaseRoute]:
-    """Return the routes of the admin API; none if operators cannot be authorized."""
+    """Return the routes of the admin API; none if operators cannot be authorized.
+
+    Args:
+        settings: Settings of the operator.
+        engine: The alert engine.
+        policies: Limits; more may be appended later.
+        authorize: Checks operators; None if they cannot be authorized.
+        rejections: Rejected keys.
+        secret: Secret of the handles of keys.
+    """
+    blocks = BlockedKeys(policies)
     level = SharedLogLevel(engine) if settings.alerts else None
     shared = SharedLimits(engine, policies) if settings.alerts else None
+    shared_blocks = SharedBlocks(engine, policies, blocks) if settings.alerts else None
+    of_limits = partial(
+        limit_routes,
+        policies,
+        blocks=blocks,
+        rejections=rejections,
+        name_of=engine.tenant_name,
+        secret=secret,
+    )
     if authorize is None:
         return []
-    if level is None or shared is None:
+    if level is None or shared is None or shared_blocks is None:
         return [
-            *limit_routes(policies, authorize=authorize),
+            *of_limits(authorize=authorize),
             *settings_routes(authorize=authorize),
         ]
     from ..alerts.admin import alert_routes, usage_routes  # unused without an admin token
@@ -387,7 +426,7 @@ def admin_routes(
     return [
         *alert_routes(engine, authorize=authorize),
         *usage_routes(engine, authorize=authorize),
-        *limit_routes(policies, authorize=authorize, keep=shared.keep),
+        *of_limits(authorize=authorize, keep=shared.keep, keep_block=shared_blocks.keep),
         *settings_routes(authorize=authorize, keep=level.keep),
     ]
 

@@ -39,6 +39,7 @@ from ..ratelimit import (
     RateLimitMiddleware,
     RateOf,
     RateTable,
+    Rejections,
     Respond,
     RouteLimit,
     RouteLimits,
@@ -65,7 +66,10 @@ logger = logging.getLogger("tokenpulse_mw")
 
 Layer = tuple[Any, dict[str, Any]]  # a middleware and its options
 
-_OF_ROUTE_LIMITS = ("default_key", "headers", "respond", "enforce", "on_decision")
+_OF_ROUTE_LIMITS = (
+    *("default_key", "headers", "respond", "enforce", "on_decision"),
+    "rejections",
+)
 
 
 class TokenPulse:
@@ -178,7 +182,15 @@ class TokenPulse:
             authorize=admin,
         )
         scrape = metrics_routes(self.metrics, authorize=scraper)
-        operate = defaults.admin_routes(self.settings, self.engine, self.policies, admin)
+        self._rejections = Rejections()
+        operate = defaults.admin_routes(
+            self.settings,
+            self.engine,
+            self.policies,
+            admin,
+            rejections=self._rejections,
+            secret=defaults.handle_secret(self.settings, shared),
+        )
         own_usage = defaults.tenant_routes(self.settings, self.engine, usage_tenant)
         self._endpoints = [
             OwnEndpoint(route, check, is_public)
@@ -408,6 +420,7 @@ class TokenPulse:
         self.engine.reset()
         self.metrics.clear()
         self.health.clear()
+        self._rejections.clear()
         self.providers.seen.clear()
 
     @contextmanager
@@ -484,6 +497,7 @@ class TokenPulse:
             "exempt": exempt,
             "enforce": self.settings.limit_enforce,
             "on_decision": on_decision,
+            "rejections": self._rejections,
         }
 
     def _document(self, app: object) -> None:

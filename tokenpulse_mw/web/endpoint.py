@@ -39,9 +39,11 @@ class Endpoint:
         guard: Guard,
         on_authorized: Callable[[Scope], object] | None = None,
     ) -> None:
-        self._operations = {operation.method: operation for operation in operations}
-        if "GET" in self._operations:
-            self._operations["HEAD"] = self._operations["GET"]
+        self._operations: dict[str, Operation] = {}
+        for operation in operations:
+            self._operations[operation.method] = operation
+            if operation.method == "GET":
+                self._operations["HEAD"] = operation
         self._guard = guard
         self._on_authorized = on_authorized
 
