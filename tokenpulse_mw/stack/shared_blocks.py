@@ -25,8 +25,9 @@ class SharedBlocks:
     """Blocked keys in all processes that share the alert store.
 
     Each process applies a change at its next heartbeat, and a new process when it starts. The
-    stored value of a policy has the last change of each key, so that processes which block two
-    keys at the same time lose neither.
+    stored value of a policy has the last change of each key. A process reads it before it adds a
+    change. If two processes do so in the same moment, one change is missing in the store until the
+    next one; no process that has it forgets it.
 
     Args:
         engine: The alert engine, of which this is a listener.
@@ -54,6 +55,7 @@ class SharedBlocks:
             name = encode_key(key).hex()
         except ValueError:  # no other process can have this key
             return False
+        await self._engine.controls.refresh()  # calls `on_settings` with the changes of others
         changes = self._merged(policy, {name: block})
         try:
             await self._engine.controls.set_setting(_PREFIX + policy.name, changes, by=block.by)
