@@ -512,16 +512,22 @@ class Charge(NamedTuple):
     def peek(self) -> Decision:
         """Return what `apply` would decide, without counting."""
         policy = self.policy
+        if policy.is_special and (rejection := policy.rejection_of(self.key)) is not None:
+            return rejection
         return policy.named(policy.local.peek(self.key, self.cost))
 
     def apply(self) -> Decision:
         """Count the cost in a limiter of this process if it is allowed."""
         policy = self.policy
+        if policy.is_special and (rejection := policy.rejection_of(self.key)) is not None:
+            return rejection
         return policy.named(policy.local.hit(self.key, self.cost))
 
     async def apply_shared(self) -> Decision:
         """Count the cost in a shared limiter if it is allowed."""
         policy = self.policy
+        if policy.is_special and (rejection := policy.rejection_of(self.key)) is not None:
+            return rejection
         return policy.named(await policy.remote.hit(self.key, self.cost))
 
     def refund(self, *, since: float) -> None:

@@ -90,10 +90,7 @@ class PolicySet:
         charges = self.charges(scope)
         if self._has_plans:
             charges = self._with_rate(scope, charges)
-        charges, blocked = self._without_blocked(charges)
-        if self._rejection(blocked) is None:
-            blocked += self._apply(scope, charges)
-        return self._evaluation(scope, recorder, blocked)
+        return self._evaluation(scope, recorder, self._apply(scope, charges))
 
     def _evaluate_one(self) -> Evaluate:
         """Return a faster `evaluate` for a single plain policy."""
@@ -139,11 +136,7 @@ class PolicySet:
             if plans is not None and plans.is_async:
                 await plans.load(charge.key)
         charges = self._with_rate(scope, charges)
-        charges, results = self._without_blocked(charges)
-        if self._rejection(results) is None:
-            results += self._apply(
-                scope, [charge for charge in charges if not charge.policy.shared]
-            )
+        results = self._apply(scope, [charge for charge in charges if not charge.policy.shared])
         if self._rejection(results) is None:
             shared = [charge for charge in charges if charge.policy.shared]
             try:
@@ -193,28 +186,12 @@ class PolicySet:
         for charge in charges:
             plans = charge.policy.plans
             try:
-                if plans is None or plans.is_limited(charge.key):
+                is_blocked = charge.policy.is_special and charge.policy.rejection_of(charge.key)
+                if plans is None or is_blocked or plans.is_limited(charge.key):
                     limited.append(charge)
             except Exception as error:  # noqa: BLE001 - a failing policy must not fail the request
                 self._failed(scope, charge.policy, error)
         return limited
-
-    def _without_blocked(self, charges: list[Charge]) -> tuple[list[Charge], list[ChargeResult]]:
-        """Return the charges of keys that are not blocked, and the rejections of the others."""
-        for charge in charges:
-            if charge.policy.is_special:
-                break
-        else:
-            return charges, []  # most requests
-        allowed: list[Charge] = []
-        blocked: list[ChargeResult] = []
-        for charge in charges:
-            rejection = charge.policy.rejection_of(charge.key)
-            if rejection is None:
-                allowed.append(charge)
-            else:
-                blocked.append(ChargeResult(charge, rejection, charge.policy.now()))
-        return allowed, blocked
 
     def _cost(self, policy: Policy, scope: Scope) -> int:
         try:
@@ -242,6 +219,8 @@ class PolicySet:
         try:
             for charge in charges:
                 policy, key, cost, _ = charge
+                if policy.is_special:
+                    return None
                 window_of, window, now = policy.window_of, None, 0.0
                 if window_of is not None:
                     window, now = window_of(key), policy.now()
@@ -281,7 +260,7 @@ class PolicySet:
         self, scope: Scope, charges: list[Charge], results: list[ChargeResult]
     ) -> None:
         """Apply charges in shared limiters until one rejects, and append to `results`."""
-        if len(charges) < 2:
+        if len(charges) < 2 or any(charge.policy.is_special for charge in charges):
             await self._apply_in_turn(scope, charges, results)
             return
         from .shared_charges import apply_together, grouped, prepared  # imports the drivers

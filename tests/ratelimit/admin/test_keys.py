@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Hashable
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from tokenpulse_mw.ratelimit import KeyBlock
 from tokenpulse_mw.ratelimit.admin import handles, key_usage
 from tokenpulse_mw.ratelimit.admin import keys as admin_keys
 from tokenpulse_mw.ratelimit.shared import SharedInFlight
+from tokenpulse_mw.ratelimit.zone import ZoneLimiter
 from tokenpulse_mw.web.problems import ProblemError
 
 from ...support.asgi import http_scope
@@ -327,6 +329,17 @@ async def test_shared_slots_have_no_list() -> None:
     assert await labels(api, "/slots/keys?q=acme") == ["acme"]
 
 
+async def test_large_file_may_have_more_keys(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its keys are not counted, so the list of a large one is always partial."""
+    monkeypatch.setattr(key_usage, "MAX_KEYS_READ", 4)
+    for name, size, partial in (("a", 4, False), ("b", 5, True)):
+        limiter = ZoneLimiter("9/minute", path=tmp_path / name, max_keys=size)
+        page = await Api(Policy(limiter)).get("/default/keys")
+        assert (page["partial"], page["local"]) == (partial, True)
+
+
 async def test_large_table_is_read_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """The list says so; the keys that were added first and last are read."""
     monkeypatch.setattr(key_usage, "MAX_KEYS_READ", 4)
@@ -341,7 +354,7 @@ async def test_large_table_is_read_in_part(monkeypatch: pytest.MonkeyPatch) -> N
 
 async def test_long_list_yields_to_other_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """No step of the event loop reads more than a few keys."""
-    monkeypatch.setattr(key_usage, "_KEYS_PER_STEP", 2)
+    monkeypatch.setattr(key_usage, "KEYS_PER_STEP", 2)
     checkpoints = list[int]()
 
     async def checkpoint() -> None:
@@ -352,6 +365,14 @@ async def test_long_list_yields_to_other_tasks(monkeypatch: pytest.MonkeyPatch) 
 
     assert len([usage async for usage in key_usage.usages(policy)]) == 7
     assert len(checkpoints) == 3
+
+
+async def test_long_page_yields_to_other_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The entries of a page are made in steps too."""
+    monkeypatch.setattr(admin_keys, "KEYS_PER_STEP", 2)
+    used = dict.fromkeys((f"t{number}" for number in range(5)), 9)
+
+    assert len(await labels(Api(tenants("10/minute", **used)), "/tenant/keys")) == 5
 
 
 async def test_reset_removes_the_usage_and_is_recorded(caplog: pytest.LogCaptureFixture) -> None:

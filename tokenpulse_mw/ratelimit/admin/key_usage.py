@@ -11,9 +11,9 @@ import anyio.lowlevel
 from ..limiters import Decision, InFlight, Limiter, PlanLimiter, StoredInFlight, StoredLimiter
 from ..policy import Policy
 
-MAX_KEYS_READ = 200_000  # of a table; to copy them takes about a millisecond
+MAX_KEYS_READ = 100_000  # of a table; to copy them takes about a millisecond
 
-_KEYS_PER_STEP = 100  # then other tasks run
+KEYS_PER_STEP = 100  # then other tasks run
 
 
 class KeyUsage(NamedTuple):
@@ -45,7 +45,7 @@ async def usages(policy: Policy) -> AsyncGenerator[KeyUsage, None]:
             yield KeyUsage(key, used, limiter.limit, reset_after)
     elif not isinstance(limiter, StoredInFlight):
         for number, key in enumerate(limiter.sample(MAX_KEYS_READ), 1):
-            if number % _KEYS_PER_STEP == 0:
+            if number % KEYS_PER_STEP == 0:
                 await anyio.lowlevel.checkpoint()
             usage = _of_decision(key, _peek(limiter, key))
             if usage is not None:
@@ -65,11 +65,12 @@ async def usage_of(policy: Policy, key: Hashable) -> KeyUsage | None:
 
 
 def is_partial(policy: Policy) -> bool:
-    """Return True if the table has more keys than are read."""
+    """Return True if the table has, or may have, more keys than are read."""
     limiter = policy.limiter
-    if not isinstance(limiter, Limiter) or limiter.max_keys <= MAX_KEYS_READ:
+    if not isinstance(limiter, Limiter):
         return False
-    return len(limiter.sample(MAX_KEYS_READ + 1)) > MAX_KEYS_READ
+    is_file = limiter.storage_kind == "workers"  # to count its keys would delay requests
+    return (limiter.max_keys if is_file else len(limiter)) > MAX_KEYS_READ
 
 
 def _peek(limiter: Limiter | InFlight, key: Hashable) -> Decision | None:

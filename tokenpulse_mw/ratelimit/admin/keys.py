@@ -11,6 +11,9 @@ from contextlib import aclosing
 from heapq import nsmallest
 from typing import Any, NamedTuple
 
+import anyio.lowlevel
+import msgspec
+
 from ...web.operation import ApiRequest, ApiResponse, Operation
 from ...web.parameters import Parameter, integer, number
 from ...web.problems import ProblemError
@@ -20,7 +23,7 @@ from ..key_kinds import kind_of
 from ..limiters import CURRENCY, MICROS, InFlight, StoredInFlight, StoredLimiter
 from ..policy import Policy
 from . import schemas
-from .key_usage import KeyUsage, is_partial, usage_of, usages
+from .key_usage import KEYS_PER_STEP, KeyUsage, is_partial, usage_of, usages
 from .state import LimitsState, to_time
 
 _HANDLE = re.compile("k_[0-9a-f]{32}")
@@ -58,15 +61,14 @@ class KeyOperations:
         policy, query = self._state.policy_of(request), request.query
         if query["q"] is not None:
             async with self._state.reading():
-                keys = await self._look_up(policy, query["q"])
-            return ApiResponse(schemas.KeyPage(keys, None, _is_local(policy), is_partial(policy)))
+                matches = await self._look_up(policy, query["q"])
+            return await self._page(policy, matches, None)
         limit = query["limit"]
         async with self._state.reading():
             found = await self._ranked(policy, query["near"], limit + 1, query["cursor"])
         page = found[:limit]
         last = None if len(found) <= limit else as_cursor(page[-1][0])
-        keys = [self._entry(policy, usage) for _, usage in page]
-        return ApiResponse(schemas.KeyPage(keys, last, _is_local(policy), is_partial(policy)))
+        return await self._page(policy, [usage for _, usage in page], last)
 
     async def reset_limit_key(self, request: ApiRequest) -> ApiResponse:
         """Remove the usage of a key."""
@@ -174,8 +176,20 @@ class KeyOperations:
                     add(-share, usage)
         return nsmallest(most, found, key=_position)
 
-    async def _look_up(self, policy: Policy, text: str) -> list[schemas.Key]:
-        """Return the keys with this handle, this text, or this label."""
+    async def _page(
+        self, policy: Policy, usages: list[KeyUsage], following: str | None
+    ) -> ApiResponse:
+        """Return a page of keys; other tasks run while it is made."""
+        keys = list[schemas.Key]()
+        for count, usage in enumerate(usages, 1):
+            keys.append(self._entry(policy, usage))
+            if count % KEYS_PER_STEP == 0:
+                await anyio.lowlevel.checkpoint()
+        page = schemas.KeyPage(keys, following, _is_local(policy), is_partial(policy))
+        return ApiResponse(msgspec.json.encode(page))  # ten times as fast as the default
+
+    async def _look_up(self, policy: Policy, text: str) -> list[KeyUsage]:
+        """Return the usage of the keys with this handle, this text, or this label."""
         state, blocked = self._state, self._state.blocks.of(policy)
         stored = state.handles.stored(text)
         key = kind_of(policy.key).parse(text) if stored is None else stored[0]
@@ -185,7 +199,7 @@ class KeyOperations:
                 usage = KeyUsage(key, 0, 0, 0.0)
             is_address = isinstance(key, bytes)  # it may be blocked before it sends a request
             if usage is not None and (usage.used or is_address or key in blocked):
-                return [self._entry(policy, usage)]
+                return [usage]
         matches = list[KeyUsage]()
         async with aclosing(usages(policy)) as entries:
             async for usage in entries:
@@ -194,7 +208,7 @@ class KeyOperations:
                     matches.append(usage)
                     if len(matches) == _MAX_LIMIT:
                         break
-        return [self._entry(policy, usage) for usage in matches]
+        return matches
 
     async def _key_of(self, request: ApiRequest, policy: Policy) -> Hashable:
         """Return the key in the path.
