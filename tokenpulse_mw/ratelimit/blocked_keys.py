@@ -57,6 +57,11 @@ class BlockedKeys:
             self.remove(policy, key)
         return self._blocks.get(policy.name, {})
 
+    def get(self, policy: Policy, key: Hashable) -> KeyBlock | None:
+        """Return the block of a key; None if it has none, or if that has ended."""
+        block = self._blocks.get(policy.name, {}).get(key)
+        return None if block is None or block.until <= self.clock() else block
+
     def is_full(self) -> bool:
         """Return True if no further key can be blocked."""
         return sum(len(self.of(policy)) for policy in self._policies) >= self.max_keys

@@ -233,6 +233,27 @@ async def test_key_is_found_by_its_label_a_part_of_it_and_its_handle() -> None:
     assert await labels(other, f"/both/keys?q={whole['key']}") == []
 
 
+async def test_tenant_in_a_combined_key_is_found_by_id_and_name() -> None:
+    """The label has both."""
+    key = keys.combine(keys.annotation("tenant"), keys.route())
+    policy = Policy("10/minute", name="both", key=key)
+    policy.local.hit(("t1", "GET /a"))
+    api = Api(policy, name_of={"t1": "Acme"}.get)
+
+    for text in ("t1", "Acme%20(t1)", "GET%20/a", "t1,%20GET%20/a"):
+        assert await labels(api, f"/both/keys?q={text}") == ["Acme (t1), GET /a"]
+
+
+async def test_handle_of_another_policy_finds_nothing() -> None:
+    """The same key of two limits has two handles."""
+    other = Policy("10/minute", name="other", key=keys.annotation("tenant"))
+    other.local.hit("acme")
+    api = Api(tenants(acme=5), other)
+    handle = await api.handle("acme", "tenant")
+
+    assert await labels(api, f"/other/keys?q={handle}") == []
+
+
 async def test_matches_of_a_lookup_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many keys may have the same part."""
     monkeypatch.setattr(admin_keys, "_MAX_LIMIT", 3)
@@ -368,11 +389,14 @@ async def test_long_list_yields_to_other_tasks(monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_long_page_yields_to_other_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The entries of a page are made in steps too."""
+    """The entries of a page are made in steps too, and blocked keys are read in steps."""
     monkeypatch.setattr(admin_keys, "KEYS_PER_STEP", 2)
     used = dict.fromkeys((f"t{number}" for number in range(5)), 9)
+    api = Api(tenants("10/minute", **used))
+    for key in list(used)[:3]:
+        api.blocks.set(api.policies[0], key, KeyBlock(NOON + 60, NOON, "ada", ""))
 
-    assert len(await labels(Api(tenants("10/minute", **used)), "/tenant/keys")) == 5
+    assert len(await labels(api, "/tenant/keys")) == 5
 
 
 async def test_reset_removes_the_usage_and_is_recorded(caplog: pytest.LogCaptureFixture) -> None:

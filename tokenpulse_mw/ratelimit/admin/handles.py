@@ -39,6 +39,9 @@ class KeyHandles:
             self._keys.popitem(last=False)
         return handle
 
-    def stored(self, handle: str) -> tuple[Hashable] | None:
-        """Return the key that was stored with a handle; None if it was not."""
-        return (self._keys[handle],) if handle in self._keys else None
+    def find(self, policy: Policy, handle: str) -> tuple[Hashable] | None:
+        """Return the key of a policy that was stored with a handle; None if it was not."""
+        if handle not in self._keys:
+            return None
+        key = self._keys[handle]
+        return (key,) if self.of(policy, key) == handle else None

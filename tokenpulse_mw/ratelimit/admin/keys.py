@@ -72,8 +72,8 @@ class KeyOperations:
 
     async def reset_limit_key(self, request: ApiRequest) -> ApiResponse:
         """Remove the usage of a key."""
-        policy, limiter = (policy := self._state.policy_of(request)), policy.limiter
-        key = await self._key_of(request, policy)
+        policy = self._state.policy_of(request)
+        limiter, key = policy.limiter, await self._key_of(request, policy)
         if isinstance(limiter, InFlight | StoredInFlight):
             raise ProblemError(
                 409, "Conflict: requests in progress hold the slots of this limit until they end."
@@ -91,7 +91,7 @@ class KeyOperations:
         key = await self._key_of(request, policy)
         async with self._state.changing():
             blocks = self._state.blocks
-            if key not in blocks.of(policy) and blocks.is_full():
+            if blocks.get(policy, key) is None and blocks.is_full():
                 raise ProblemError(
                     409,
                     f"Conflict: {blocks.max_keys} keys are blocked, which is the maximum: remove "
@@ -119,7 +119,7 @@ class KeyOperations:
         policy = self._state.policy_of(request)
         key = await self._key_of(request, policy)
         async with self._state.changing():
-            if key not in self._state.blocks.of(policy):
+            if self._state.blocks.get(policy, key) is None:
                 raise ProblemError(404, "Not found: this key is not blocked.")
             await self._set(policy, key, KeyBlock(0.0, self._state.now(), request.author, ""))
         self._state.record(request, "unblock", policy, (key,), request.author)
@@ -167,8 +167,10 @@ class KeyOperations:
             if len(found) > 2 * most:
                 found = nsmallest(most, found, key=_position)
 
-        for key in list(blocked):
+        for count, key in enumerate(list(blocked), 1):
             add(_BLOCKED_RANK, await usage_of(policy, key) or KeyUsage(key, 0, 0, 0.0))
+            if count % KEYS_PER_STEP == 0:
+                await anyio.lowlevel.checkpoint()
         async with aclosing(usages(policy)) as entries:
             async for usage in entries:
                 share = usage.share
@@ -190,21 +192,25 @@ class KeyOperations:
 
     async def _look_up(self, policy: Policy, text: str) -> list[KeyUsage]:
         """Return the usage of the keys with this handle, this text, or this label."""
-        state, blocked = self._state, self._state.blocks.of(policy)
-        stored = state.handles.stored(text)
+        state = self._state
+        stored = state.handles.find(policy, text)
         key = kind_of(policy.key).parse(text) if stored is None else stored[0]
         if stored is not None or key is not None:
             usage = await usage_of(policy, key)
-            if usage is None and key in blocked:
+            is_blocked = state.blocks.get(policy, key) is not None
+            if usage is None and is_blocked:
                 usage = KeyUsage(key, 0, 0, 0.0)
             is_address = isinstance(key, bytes)  # it may be blocked before it sends a request
-            if usage is not None and (usage.used or is_address or key in blocked):
+            if usage is not None and (usage.used or is_address or is_blocked):
                 return [usage]
         matches = list[KeyUsage]()
         async with aclosing(usages(policy)) as entries:
             async for usage in entries:
-                label = state.label(policy, usage.key)
-                if text in (label, *label.split(", "), state.handles.of(policy, usage.key)):
+                label, plain = (
+                    state.label(policy, usage.key, with_names=names) for names in (True, False)
+                )
+                texts = {label, plain, *label.split(", "), *plain.split(", ")}
+                if text in texts or text == state.handles.of(policy, usage.key):
                     matches.append(usage)
                     if len(matches) == _MAX_LIMIT:
                         break
@@ -217,10 +223,10 @@ class KeyOperations:
             ProblemError: This process knows no key with this handle.
         """
         handle, state = request.http.path_params["key"], self._state
-        stored = state.handles.stored(handle)
+        stored = state.handles.find(policy, handle)
         if not _HANDLE.fullmatch(handle):
             raise _unknown_key()
-        if stored is not None and state.handles.of(policy, stored[0]) == handle:
+        if stored is not None:
             return stored[0]
         async with state.reading():
             for key in list(state.blocks.of(policy)):
@@ -238,7 +244,7 @@ class KeyOperations:
 
     def _entry(self, policy: Policy, usage: KeyUsage) -> schemas.Key:
         state = self._state
-        block = state.blocks.of(policy).get(usage.key)
+        block = state.blocks.get(policy, usage.key)
         now = state.now()
         is_limited = usage.limit > 0
         resets = is_limited and 0 < usage.reset_after < math.inf

@@ -18,7 +18,7 @@ from ..rejections import Rejections
 from .handles import KeyHandles
 from .keys import KeepBlock, KeyOperations, key_operations
 from .limits import KeepLimit, LimitOperations, limit_operations
-from .state import LimitsState
+from .state import LimitsState, unknown_name
 
 _DESCRIPTION = (
     "Reads and changes limits and their keys. Times are RFC 3339 in UTC, and names are in "
@@ -71,7 +71,7 @@ def limit_routes(
         blocks=BlockedKeys(policies) if blocks is None else blocks,
         rejections=Rejections() if rejections is None else rejections,
         handles=KeyHandles(secret),
-        name_of=_unknown_name if name_of is None else name_of,
+        name_of=unknown_name if name_of is None else name_of,
     )
     operations = (
         *key_operations(KeyOperations(state, keep_block)),
@@ -103,7 +103,3 @@ def _openapi(operations: Sequence[Operation], prefix: str) -> Operation:
         handle=get_limits_openapi,
         summary="Return the OpenAPI description of this API",
     )
-
-
-def _unknown_name(tenant: str) -> None:
-    """Return None: no name is known."""

@@ -73,10 +73,11 @@ class LimitsState:
         """Return seconds since the epoch."""
         return self.blocks.clock()
 
-    def label(self, policy: Policy, key: Hashable) -> str:
-        """Return a key in readable form, or a part of its hash."""
+    def label(self, policy: Policy, key: Hashable, *, with_names: bool = True) -> str:
+        """Return a key in readable form, or a part of its hash; tenants with names, or by id."""
+        name_of = self._name_of if with_names else unknown_name
         try:
-            text = kind_of(policy.key).label(key, self._name_of)
+            text = kind_of(policy.key).label(key, name_of)
         except Exception:  # noqa: BLE001 - a key of another kind, or a failing `name_of`
             text = f"key of type {type(key).__name__}"
         return single_line(text, _MAX_LABEL_CHARS)
@@ -99,6 +100,10 @@ class LimitsState:
             )
         action = schemas.Action(to_time(self.now()), by, what, policy.name, handle, label, reason)
         self.actions.appendleft(action)
+
+
+def unknown_name(tenant: str) -> None:
+    """Return None: no name is known."""
 
 
 def to_time(seconds: float) -> datetime:
