@@ -22,7 +22,8 @@ logger = logging.getLogger("tokenpulse_mw.web")
 
 Right = Literal["read", "ack", "limits", "thresholds"]
 
-RIGHTS: frozenset[Right] = frozenset(get_args(Right))
+_ALL_RIGHTS: tuple[Right, ...] = get_args(Right)
+RIGHTS = frozenset(_ALL_RIGHTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +41,16 @@ class Person:
     """
 
     name: str
-    can: frozenset[Right] = RIGHTS
+    can: frozenset[Right]
 
-    def __init__(self, name: str, can: Iterable[Right] = RIGHTS) -> None:
+    def __init__(self, name: str, can: Iterable[Right] = _ALL_RIGHTS) -> None:
         # An empty name, such as that of a missing header, must not admit the request.
         if not isinstance(name, str) or not name.strip():
             raise ValueError(f"name must be text that is not empty, got {name!r}")
         rights = () if isinstance(can, str) or not isinstance(can, Iterable) else tuple(can)
-        unknown = [right for right in rights if right not in get_args(Right)]
+        unknown = [right for right in rights if right not in _ALL_RIGHTS]
         if unknown or (can and not rights):
-            raise ValueError(f"can must be a set of {', '.join(get_args(Right))}, got {can!r}")
+            raise ValueError(f"can must be a set of {', '.join(_ALL_RIGHTS)}, got {can!r}")
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "can", frozenset(rights))
 
@@ -168,7 +169,7 @@ def person_of(allowed: object) -> Person | None:
 
 
 def _listed(rights: frozenset[Right]) -> str:
-    return ", ".join(f"`{right}`" for right in get_args(Right) if right in rights) or "no right"
+    return ", ".join(f"`{right}`" for right in _ALL_RIGHTS if right in rights) or "no right"
 
 
 def _is_cross_site(headers: Headers) -> bool:
