@@ -189,7 +189,7 @@ class TokenPulse:
             self.policies,
             admin,
             rejections=self._rejections,
-            secret=defaults.handle_secret(self.settings, shared),
+            secret=None if admin is None else defaults.handle_secret(self.settings, shared),
         )
         own_usage = defaults.tenant_routes(self.settings, self.engine, usage_tenant)
         self._endpoints = [
