@@ -219,6 +219,16 @@ class AlertEngine:
         if listener not in self._listeners:
             self._listeners.append(listener)
 
+    def tenant_name(self, tenant: str) -> str | None:
+        """Return the last known name of a tenant; None if this process does not know it.
+
+        The leader knows the names of recent tenants of all processes; any other process, of those
+        that it has served.
+        """
+        leadership = self._fleet.leadership
+        names = {} if leadership is None else leadership.evaluator.traffic.tenant_names
+        return names.get(tenant) or self._member.aggregator.tenant_names.get(tenant)
+
     @property
     def in_progress(self) -> RequestsInProgress | None:
         """The requests in progress that the rule `stalled_request` examines; None without it."""
@@ -432,16 +442,6 @@ class AlertEngine:
             else:  # the next evaluation is due when the previous leader would have made it
                 self._fleet.took_over = anyio.Event()
                 wait = self._seconds_to_evaluation()
-
-    def tenant_name(self, tenant: str) -> str | None:
-        """Return the last known name of a tenant; None if this process does not know it.
-
-        The leader knows the names of recent tenants of all processes; any other process, of those
-        that it has served.
-        """
-        leadership = self._fleet.leadership
-        names = {} if leadership is None else leadership.evaluator.traffic.tenant_names
-        return names.get(tenant) or self._member.aggregator.tenant_names.get(tenant)
 
     async def export_usage(self) -> None:
         """Send the usage of ended hours to `usage_sink`, if there is one and this process leads.

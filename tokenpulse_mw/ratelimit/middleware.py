@@ -24,6 +24,7 @@ from .paths import exempt_paths
 from .policy import AnyLimiter, Policy
 from .policy_set import Evaluation, OnDecision, PolicySet
 from .rejection import RateLimited, send_rejection
+from .rejections import Rejections
 from .reservations import Reservations
 from .responses import Respond, too_many_requests
 
@@ -58,6 +59,7 @@ class RateLimitMiddleware:
         respond: Function of the decision that returns the response to a request over the limit.
         enforce: False counts and reports without rejecting (shadow mode).
         on_decision: Called with the scope and the decision of each policy on every request.
+        rejections: Stores the keys that are rejected, which `limit_routes` lists.
 
     Attributes:
         policies: Policies in the order of evaluation.
@@ -80,6 +82,7 @@ class RateLimitMiddleware:
         respond: Respond = too_many_requests,
         enforce: bool = True,
         on_decision: OnDecision | None = None,
+        rejections: Rejections | None = None,
     ) -> None:
         check_function("respond", respond)
         for name, function in {"default_key": default_key, "on_decision": on_decision}.items():
@@ -91,6 +94,7 @@ class RateLimitMiddleware:
             enforce=check_bool("enforce", enforce),
             on_decision=on_decision,
             default_key=default_key,
+            rejections=rejections,
         )
         self.policies: Sequence[Policy] = self._policy_set.policies
         # Looked up once, since it is called on every request.

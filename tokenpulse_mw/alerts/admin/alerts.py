@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from ...web.parameters import choice, integer, text
 from ...web.problems import not_found
 from ..store.records import SEVERITIES, STATE_FILTERS, AlertRecord
 from . import schemas
 from .operation import AdminRequest, AdminResponse, Operation
-from .parameters import choice, cursor, integer, subject, text
+from .parameters import cursor, subject
 from .serializers import alert, details
 
 
@@ -80,6 +81,7 @@ OPERATIONS = (
     Operation(
         method="POST",
         path="/{id}/ack",
+        right="ack",
         handle=acknowledge_alert,
         summary="Acknowledge an alert and stop its reminders",
         response_type=schemas.Alert,
@@ -90,6 +92,7 @@ OPERATIONS = (
     Operation(
         method="POST",
         path="/{id}/unack",
+        right="ack",
         handle=unacknowledge_alert,
         summary="Remove the acknowledgement of an alert",
         response_type=schemas.Alert,

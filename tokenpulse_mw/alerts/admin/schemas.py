@@ -8,11 +8,10 @@ from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
+from ...web.parameters import Schema
 from ..lifecycle import NAMES
 from ..store.records import Difference, Severity, State
 from ..thresholds import Flag, Range, Thresholds
-
-Schema = dict[str, Any]
 
 
 def schema_of(allowed: Range | Flag) -> Schema:
@@ -273,24 +272,6 @@ class Silences(Struct):
     """Pending and active silences by start time."""
 
     silences: list[Silence]
-
-
-class InvalidValue(Struct):
-    """Location of an invalid value, and the error message."""
-
-    loc: list[str | int]
-    msg: str
-
-
-class Problem(Struct, kw_only=True):
-    """Problem details (RFC 9457)."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    errors: list[InvalidValue] | UnsetType = UNSET
-    version: int | UnsetType | None = UNSET
 
 
 class _RequestBody(Struct, forbid_unknown_fields=True, kw_only=True):

@@ -12,13 +12,13 @@ import msgspec
 from msgspec import NODEFAULT, Raw, Struct
 
 from ...web.etag import Tags, parse_tags, quoted
+from ...web.parameters import integer
 from ...web.problems import Error, ProblemError, invalid
 from ..engine import AlertEngine
 from ..store import Conflict
 from ..thresholds import InvalidThresholds, Thresholds
 from . import schemas
 from .operation import AdminRequest, AdminResponse, Operation
-from .parameters import integer
 from .serializers import to_datetime
 
 Body = dict[str, Raw]
@@ -167,6 +167,7 @@ OPERATIONS = (
     ),
     Operation(
         method="PUT",
+        right="thresholds",
         handle=put_thresholds,
         summary="Set all thresholds with If-Match, or those that are fields of the body without it",
         body_type=schemas.AllThresholdsBody,
@@ -176,6 +177,7 @@ OPERATIONS = (
     ),
     Operation(
         method="PATCH",
+        right="thresholds",
         handle=patch_thresholds,
         summary="Set some thresholds and keep the others",
         body_type=schemas.SomeThresholdsBody,

@@ -1,4 +1,4 @@
-"""OpenAPI 3.1 description of the admin API, generated from its operations."""
+"""OpenAPI 3.1 description of an API for operators, generated from its operations."""
 
 from __future__ import annotations
 
@@ -8,40 +8,71 @@ from http import HTTPStatus
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, Struct, UnsetType
 
-from ...web.problems import PROBLEM_JSON
-from . import schemas
 from .operation import Operation
+from .problems import PROBLEM_JSON
 
 Json = dict[str, Any]
 
 _REF = "#/components/schemas/{name}"
-_COMMON_STATUSES = (401, 403, 422, 503)
+_COMMON_STATUSES = (401, 403, 422, 429)
 _BODY_STATUSES = (400, 413, 415)
-_CROSS_SITE = "Forbidden: the request is cross-site, or authorization failed"
-_DESCRIPTION = (
-    "Reads and changes alerts, silences and thresholds. Times are RFC 3339 in UTC, and names are "
-    "in snake_case. Errors are problem details (RFC 9457)."
+_FORBIDDEN = "Forbidden: the caller lacks the right `{right}`, or authorization failed"
+_CROSS_SITE = "Forbidden: the request is cross-site, the caller lacks the right `{right}`, or " + (
+    "authorization failed"
 )
+_TOO_MANY = "Too Many Requests: too many wrong tokens from this address"
+
+
+class InvalidValue(Struct):
+    """Location of an invalid value, and the error message."""
+
+    loc: list[str | int]
+    msg: str
+
+
+class Problem(Struct, kw_only=True):
+    """Problem details (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[InvalidValue] | UnsetType = UNSET
+    version: int | UnsetType | None = UNSET
 
 
 def describe(
-    operations: Sequence[Operation], prefix: str, *, title: str = "Alerts", text: str = _DESCRIPTION
+    operations: Sequence[Operation],
+    prefix: str,
+    *,
+    title: str,
+    text: str,
+    statuses: Sequence[int] = (),
 ) -> Json:
-    """Return the OpenAPI document of `operations` below `prefix`, with a title and description."""
+    """Return the OpenAPI document of `operations`.
+
+    Args:
+        operations: Operations below `prefix`.
+        prefix: Path of the API.
+        title: Title of the API.
+        text: Description of the API.
+        statuses: Statuses of errors that every operation has, in addition to those of all APIs.
+    """
     types = {
         body_type
         for operation in operations
         for body_type in (operation.response_type, operation.body_type)
         if body_type is not None
     }
-    ordered = sorted(types | {schemas.Problem}, key=lambda body_type: str(body_type.__name__))
+    ordered = sorted(types | {Problem}, key=lambda body_type: str(body_type.__name__))
     refs, components = msgspec.json.schema_components(ordered, ref_template=_REF)
     schema_of = dict(zip(ordered, refs, strict=True))
     paths: dict[str, Json] = {}
     for operation in operations:
         path = paths.setdefault(prefix + operation.path, {})
-        path[operation.method.lower()] = _operation(operation, schema_of)
+        path[operation.method.lower()] = _operation(operation, schema_of, statuses)
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": "1", "description": text},
@@ -54,12 +85,12 @@ def describe(
     }
 
 
-def _operation(operation: Operation, schema_of: dict[Any, Json]) -> Json:
+def _operation(operation: Operation, schema_of: dict[Any, Json], statuses: Sequence[int]) -> Json:
     description: Json = {
         "operationId": getattr(operation.handle, "__name__", operation.path),
         "summary": operation.summary,
         "parameters": list(_parameters(operation)),
-        "responses": _responses(operation, schema_of),
+        "responses": _responses(operation, schema_of, statuses),
     }
     if operation.body_type is not None:
         schema = schema_of[operation.body_type]
@@ -85,7 +116,7 @@ def _parameters(operation: Operation) -> Iterator[Json]:
         yield {"name": name, "in": "header", "required": required, "schema": string}
 
 
-def _responses(operation: Operation, schema_of: dict[Any, Json]) -> Json:
+def _responses(operation: Operation, schema_of: dict[Any, Json], statuses: Sequence[int]) -> Json:
     success: Json = {"description": HTTPStatus(operation.status).phrase}
     if operation.headers:
         success["headers"] = {name: {"schema": {"type": "string"}} for name in operation.headers}
@@ -95,14 +126,21 @@ def _responses(operation: Operation, schema_of: dict[Any, Json]) -> Json:
             **{name: {"schema": {"type": "string"}} for name in operation.text_types},
         }
     changes = operation.method != "GET"
-    errors = {*_COMMON_STATUSES, *operation.error_statuses, *(_BODY_STATUSES if changes else ())}
-    problem = {PROBLEM_JSON: {"schema": schema_of[schemas.Problem]}}
+    errors = {*_COMMON_STATUSES, *statuses, *operation.error_statuses}
+    if changes:
+        errors.update(_BODY_STATUSES)
+    problem = {PROBLEM_JSON: {"schema": schema_of[Problem]}}
     responses = {
         str(operation.status): success,
         **{str(status): _error(status, problem) for status in sorted(errors)},
     }
-    if changes:
-        responses["403"]["description"] = _CROSS_SITE
+    forbidden = _CROSS_SITE if changes else _FORBIDDEN
+    responses["403"]["description"] = forbidden.format(right=operation.right)
+    responses["429"] = {
+        **_error(429, problem),
+        "description": _TOO_MANY,
+        "headers": {"retry-after": {"schema": {"type": "integer"}}},
+    }
     return responses
 
 
