@@ -33,6 +33,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "MODELS": ("gpt-5-mini,o3", ("gpt-5-mini", "o3")),
     "MODEL_ALIASES": ("prod-chat=gpt-5", ("prod-chat=gpt-5",)),
     "PRICE_LIST": ("off", "off"),
+    "WEBSOCKET_USAGE": ("true", True),
     "METRICS_TOKEN": ("s3cret", "s3cret"),
     "ALERTS": ("false", False),
     "ALERT_INTERVAL": ("30", 30),

@@ -290,7 +290,9 @@ def test_reset_discards_the_history(clock: FakeClock) -> None:
 
 def test_workers_that_share_metrics_only_are_counted_as_a_machine(tmp_path: Path) -> None:
     """Without a shared store, the rows of all workers are read."""
-    pulse = gateway(limit=None, metrics=HttpMetrics(folder=tmp_path / "metrics"))
+    pulse = gateway(
+        limit=None, metrics=HttpMetrics(CollectorRegistry(), folder=tmp_path / "metrics")
+    )
     other = WorkerFiles(tmp_path / "metrics")
     clock = FakeClock()
     sampler = control(pulse, clock)

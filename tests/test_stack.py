@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Host, Mount, Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from tokenpulse_mw import (
     AlertEngine,
@@ -48,6 +49,7 @@ from .support.apps import answering
 from .support.asgi import drive, http_scope
 from .support.clock import FakeClock
 from .support.waiting import PATIENCE
+from .usage.sessions import response, responses_usage
 
 TOKEN = "a-token-of-enough-characters"
 
@@ -960,6 +962,50 @@ def test_access_log_has_tenant_and_credential_with_their_names(
     assert names in record.getMessage()
     assert vars(record)["credential_group"] == "claude-prod"
     assert "k1" not in record.getMessage()
+
+
+@pytest.mark.parametrize("metered", [True, False])
+def test_usage_of_websockets_is_metered_if_it_is_set(
+    metrics: HttpMetrics, caplog: pytest.LogCaptureFixture, metered: bool
+) -> None:
+    """With `websocket_usage`, metrics, alerts, access log and token limits have each response."""
+    caplog.set_level("INFO", logger="tokenpulse_mw.access")
+    settings = Settings(websocket_usage=metered, access_log=True)
+    limiter = Limiter("1000/minute")
+    policy = Policy(limiter, name="tokens", key=keys.annotation("tenant"), tokens=5)
+    pulse = TokenPulse(settings=settings, metrics=metrics, inner_policies=[policy])
+    frames = [response("response.completed", "r", responses_usage(read=30, written=4))] * 2
+
+    async def live(websocket: WebSocket) -> None:
+        await websocket.accept()
+        for frame in frames:
+            await websocket.send_text(frame)
+        await websocket.close()
+
+    class Authentication:
+        def __init__(self, app: ASGIApp) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "websocket":
+                annotate(scope, tenant="acme")
+            await self.app(scope, receive, send)
+
+    app = Starlette(routes=[WebSocketRoute("/codex/live", live)])
+    app.add_middleware(Authentication)
+    pulse.install(app)
+    with TestClient(app) as client, client.websocket_connect("/codex/live") as websocket:
+        assert [websocket.receive_text() for _ in frames] == frames
+
+    tokens = metrics.registry.get_sample_value(
+        "tokenpulse_llm_tokens_total",
+        {"provider": "codex", "model": "gpt-5.3-codex", "kind": "input"},
+    )
+    assert tokens == (60 if metered else None)
+    lines = [line for line in caplog.messages if line.startswith("WEBSOCKET /codex/live 101 ")]
+    assert len(lines) == (2 if metered else 0)
+    assert all("request_id=" in line for line in lines)
+    assert limiter.peek("acme").remaining == 1000 - (68 if metered else 5)
 
 
 @pytest.mark.parametrize("group", [None, "claude-prod"])

@@ -67,7 +67,7 @@ _NAMES = {
     "secret": ["Secret"],
     "stack": ["TokenPulse"],
     "usage": ["Cost", "Prices", "Rates", "TokenUsage"],
-    "web.auth": ["bearer"],
+    "web.auth": ["Person", "bearer"],
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 

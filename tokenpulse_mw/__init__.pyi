@@ -86,6 +86,7 @@ from .usage import (
     TokenUsage as TokenUsage,
 )
 from .web.auth import (
+    Person as Person,
     bearer as bearer,
 )
 

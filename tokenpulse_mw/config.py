@@ -123,6 +123,8 @@ class Settings(BaseSettings):
             "prod-chat=gpt-5-mini", "acme-*=llama-3.3".
         price_list: Prices of models that the application does not price: "genai-prices", "auto" for
             these if the package is installed, or "off".
+        websocket_usage: Meter the tokens of models over WebSockets: OpenAI Realtime and Responses,
+            and Gemini Live.
         metrics_token: Bearer token of `/metrics`; None makes it public.
         alerts: False evaluates no alerts; `/admin/alerts` is not served then.
         alert_interval: Seconds between two evaluations of the alert engine.
@@ -177,6 +179,7 @@ class Settings(BaseSettings):
     models: _Strings = ()
     model_aliases: _Strings = ()
     price_list: Literal["auto", "genai-prices", "off"] = "auto"
+    websocket_usage: bool = False
     metrics_token: _Token = None
     alerts: bool = True
     alert_interval: _Positive = 60

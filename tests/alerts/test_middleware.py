@@ -15,12 +15,14 @@ from tokenpulse_mw import (
     annotate,
     keys,
 )
-from tokenpulse_mw.alerts import Finding, Subject
-from tokenpulse_mw.alerts.rules import high_latency
+from tokenpulse_mw.alerts import Finding, Subject, Thresholds
+from tokenpulse_mw.alerts.rules import high_latency, traffic_spike
 
 from ..support.apps import answering
 from ..support.asgi import drive, http_scope
 from ..support.clock import FakeClock
+from ..support.websockets import connect, proxy
+from ..usage.sessions import response, responses_usage
 
 
 @pytest.mark.anyio
@@ -155,3 +157,34 @@ async def test_long_streams_with_an_early_first_byte_are_not_slow() -> None:
         ("fired", "high_latency:provider:late")
     ]
     assert {event.fingerprint for event in events} == {"high_latency:provider:late"}
+
+
+@pytest.mark.anyio
+async def test_tokens_over_websockets_fire_a_traffic_spike() -> None:
+    """The tokens of models over WebSockets count for the tenant, and not as requests."""
+    engine = AlertEngine([traffic_spike], [], thresholds=Thresholds(master_tpm=1000, master_rpm=2))
+    frames = [response("response.completed", "r", responses_usage(read=500, written=100))] * 3
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        annotate(scope, tenant="acme")
+        await proxy(*frames)(scope, receive, send)
+
+    await connect(AlertMiddleware(app, engine=engine))
+    assert await engine.evaluate() == []
+    await connect(AlertMiddleware(app, engine=engine, websocket_usage=True))
+
+    events = await engine.evaluate()
+    metrics = {event.fingerprint: event.finding.value for event in events}
+    assert metrics["traffic_spike:master_tpm:master:acme"] == 1800
+
+
+@pytest.mark.anyio
+async def test_engine_is_an_observer() -> None:
+    """An engine counts an exchange as `observe` does."""
+    engine = AlertEngine(sinks=[])
+    app = ExchangeMiddleware(answering(status=500), observers=[engine])
+
+    for _ in range(10):
+        await drive(app)
+
+    assert [event.fingerprint for event in await engine.evaluate()] == ["error_spike:system:0"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 import anyio
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tokenpulse_mw import ExchangeMiddleware
 
@@ -55,6 +57,53 @@ async def measure_chunks() -> None:
     table(f"chunk of a stream of {CHUNKS:,}", ("part", "µs over bare"), rows)
 
 
+def frames_of(vendor: str, characters: int) -> tuple[str, str]:
+    """Return the first message of a response of a model, and one with output."""
+    output = "A" * characters
+    if vendor == "Gemini Live":
+        parts = [{"inlineData": {"mimeType": "audio/pcm;rate=24000", "data": output}}]
+        turn = json.dumps({"serverContent": {"modelTurn": {"parts": parts}}})
+        return turn, turn
+    kind = "output_audio" if vendor == "OpenAI Realtime" else "output_text"
+    delta = {"type": f"response.{kind}.delta", "item_id": "item_1", "delta": output}
+    created = {"type": "response.created", "response": {"id": "resp_1"}}
+    return json.dumps(created), json.dumps(delta, separators=(",", ":"))
+
+
+async def measure_frames() -> None:
+    """Print the time for each frame of a WebSocket that has no usage."""
+    rows: list[list[Cell]] = []
+    for name in ("OpenAI Realtime", "OpenAI Responses", "Gemini Live"):
+        for characters in (200, 4000):
+            first, output = frames_of(name, characters)
+            app = websocket(first, output)
+            apps: dict[str, ASGIApp] = {
+                "bare": app,
+                "exchange": ExchangeMiddleware(app),
+                "metered": ExchangeMiddleware(app, websocket_usage=True),
+            }
+            scopes = [{"type": "websocket", "path": "/live", "headers": []}]
+            turns = {name: warm(app, scopes, times=3) for name, app in apps.items()}
+            times = await medians(turns)
+            unmetered = (times["exchange"] - times["bare"]) / CHUNKS
+            metered = (times["metered"] - times["bare"]) / CHUNKS
+            rows.append([f"{name}, {characters:,} characters", unmetered, metered])
+    table(f"frame of {CHUNKS:,}", ("frame", "unmetered, µs over bare", "metered"), rows)
+
+
+def websocket(first: str, output: str) -> ASGIApp:
+    """Return an application that sends one frame, and then another one many times."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "text": first})
+        message: Message = {"type": "websocket.send", "text": output}
+        for _ in range(CHUNKS):
+            await send(message)
+
+    return app
+
+
 async def measure_cost() -> Summary:
     """Print the additional time of prices and of a budget in money."""
     scopes = [http_scope("/codex/chat", method="POST", client=client) for client in CLIENTS]
@@ -74,6 +123,7 @@ async def _measure() -> Summary:
     summary += await measure_requests("POST, metered JSON", "POST", answering(COMPLETION))
     summary += await measure_cost()
     await measure_chunks()
+    await measure_frames()
     return summary
 
 

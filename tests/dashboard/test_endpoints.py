@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from starlette.applications import Starlette
@@ -10,7 +10,7 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from tokenpulse_mw.dashboard import schemas
-from tokenpulse_mw.web.auth import Guard
+from tokenpulse_mw.web.auth import Person
 
 from .board import Board, exchange
 from .test_state import tenant
@@ -71,43 +71,28 @@ async def test_invalid_parameter_is_422(query: str, name: str) -> None:
     assert [error["loc"] for error in response.json()["errors"]] == [["query", name]]
 
 
-class Person(NamedTuple):
-    """A caller with some rights."""
-
-    name: str
-    can: frozenset[str]
-
-
 @pytest.mark.parametrize(
-    ("caller", "me"),
+    ("allowed", "me"),
     [
-        ("", {"name": "", "can": ["read", "ack", "limits", "thresholds"]}),
+        (True, {"name": "", "can": ["read", "ack", "limits", "thresholds"]}),
         ("ada", {"name": "ada", "can": ["read", "ack", "limits", "thresholds"]}),
-        (Person("bob", frozenset({"ack", "read"})), {"name": "bob", "can": ["read", "ack"]}),
+        (Person("bob", {"ack", "read"}), {"name": "bob", "can": ["read", "ack"]}),
     ],
 )
-async def test_state_names_the_caller_and_its_rights(
-    caller: Any, me: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_state_names_the_caller_and_its_rights(allowed: Any, me: Any) -> None:
     """A caller without rights of its own has all."""
+    routes = Board().dashboard.routes(lambda request: allowed)
+    client = TestClient(Starlette(routes=routes))
 
-    async def authorize(self: Guard, request: object) -> Any:
-        return caller
-
-    monkeypatch.setattr(Guard, "authorize", authorize)
-
-    assert Board().get("/state")["me"] == me
+    assert client.get("/admin/live/state").json()["me"] == me
 
 
-async def test_caller_without_the_right_to_read_is_403(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_caller_without_the_right_to_read_is_403() -> None:
     """The right is checked before anything else of the request."""
+    routes = Board().dashboard.routes(lambda request: Person("eve", {"ack"}))
+    client = TestClient(Starlette(routes=routes))
 
-    async def authorize(self: Guard, request: object) -> Any:
-        return Person("eve", frozenset({"ack"}))
-
-    monkeypatch.setattr(Guard, "authorize", authorize)
-
-    assert Board().client.get("/admin/live/state").status_code == 403
+    assert client.get("/admin/live/state?x=y").status_code == 403
 
 
 async def test_series_has_counts_and_quantiles_of_each_step() -> None:

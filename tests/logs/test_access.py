@@ -370,3 +370,20 @@ def test_line_can_be_formatted_in_another_thread(
     AccessLog(logger_into(QueueHandler(queue)))(WHOLE)
 
     assert "POST /v1/{vendor}/messages 200" in make().format(queue.get())
+
+
+def test_response_over_a_websocket_is_logged_with_a_method_of_its_own() -> None:
+    """A line of a response is not mistaken for that of the handshake, a GET request."""
+    handler = RecordList()
+    log = AccessLog(logger_into(handler, logging.DEBUG))
+    exchange = minimal_exchange(101, usage=TokenUsage(132, 121), model="gpt-realtime")
+
+    log.on_websocket_usage(exchange)
+    exchange.outcome = "error"
+    log.on_websocket_usage(exchange)
+
+    assert exchange.method == "GET"
+    assert [record.levelname for record in handler.records] == ["INFO", "WARNING"]
+    line = handler.records[0].getMessage()
+    assert line.startswith("WEBSOCKET / 101 provider=unknown outcome=complete ")
+    assert "input_tokens=132 output_tokens=121 model=gpt-realtime" in line

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message
 
-from tokenpulse_mw import Exchange, ExchangeMiddleware
+from tokenpulse_mw import Exchange, ExchangeMiddleware, Person
 from tokenpulse_mw.logs import log_level, set_log_level, settings_routes
 from tokenpulse_mw.web.auth import bearer
 from tokenpulse_mw.web.problems import ProblemError
@@ -320,3 +320,16 @@ async def test_other_method_is_rejected_with_the_allowed_ones(method: str) -> No
     response = await request_settings(method)
 
     assert (response.status, response.headers["allow"]) == (405, "GET, HEAD, PUT, OPTIONS")
+
+
+async def test_change_needs_the_right_to_change_thresholds() -> None:
+    """A caller with the right to read sees the level, and changes nothing."""
+
+    def authorize(request: Request) -> Person:
+        return Person("ada", can={"read"})
+
+    read = await request_settings("GET", authorize=authorize)
+    change = await request_settings("PUT", body_with("DEBUG"), authorize=authorize)
+
+    assert (read.status, change.status, log_level()) == (200, 403, "INFO")
+    assert "needs the right `thresholds`" in change.body.decode()

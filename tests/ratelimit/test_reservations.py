@@ -553,7 +553,7 @@ async def test_rejected_request_reserves_nothing() -> None:
 
 @pytest.mark.anyio
 async def test_websocket_is_charged_the_reserve() -> None:
-    """The messages of a WebSocket are not metered."""
+    """The responses over a WebSocket are not metered without the option of an exchange."""
     budget = Budget(silent)
 
     await drive(budget.app, {**http_scope("/live"), "type": "websocket"})

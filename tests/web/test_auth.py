@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from tokenpulse_mw.web.auth import Guard, bearer
+from tokenpulse_mw.web.auth import RIGHTS, Guard, Person, bearer
 from tokenpulse_mw.web.problems import ProblemError
 
 from ..support.asgi import http_scope
@@ -180,9 +180,72 @@ async def test_authorize_that_raises_is_logged_as_an_outage(
         with pytest.raises(ProblemError) as caught:
             await guard.authorize(Request(http_scope()))
         assert caught.value.status == status
-    assert await guard.authorize(Request(http_scope())) == ""
+    assert (await guard.authorize(Request(http_scope()))).name == ""
 
     assert caplog.messages == [
         "authorize failed: requests are rejected",
         "authorize recovered (seconds=0 failures=3)",
     ]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("result", "name", "can"),
+    [
+        (True, "", RIGHTS),
+        ("ada", "ada", RIGHTS),
+        (Person("ada"), "ada", RIGHTS),
+        (Person("grace", can={"read", "ack"}), "grace", {"read", "ack"}),
+    ],
+)
+async def test_guard_returns_the_name_and_the_rights_of_the_caller(
+    result: Any, name: str, can: Any
+) -> None:
+    """True and a name have all rights, and a Person has its own."""
+    person = await Guard(lambda request: result, of="Endpoint").authorize(Request(http_scope()))
+
+    assert (person.name, person.can) == (name, can)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("can", "detail"),
+    [
+        (
+            {"read", "ack"},
+            "Forbidden: this request needs the right `limits`; ada l has `read`, `ack`.",
+        ),
+        ((), "Forbidden: this request needs the right `limits`; ada l has no right."),
+    ],
+)
+async def test_request_without_the_right_is_forbidden(can: Any, detail: str) -> None:
+    """The 403 names the right that is missing, and the rights of the caller."""
+    guard = Guard(lambda request: Person("ada\nl", can=can), of="Endpoint")
+
+    with pytest.raises(ProblemError) as caught:
+        await guard.authorize(Request(http_scope()), "limits")
+
+    assert (caught.value.status, caught.value.detail) == (403, detail)
+
+
+@pytest.mark.parametrize("name", ["", " ", None, b"ada"])
+def test_person_without_a_name_raises(name: Any) -> None:
+    """The value of a missing header must not admit a request."""
+    with pytest.raises(ValueError, match="name must be text that is not empty"):
+        Person(name)
+
+
+@pytest.mark.parametrize("can", [{"write"}, "read", 7, [["read"]]])
+def test_person_with_unknown_rights_raises(can: Any) -> None:
+    """The error lists the rights that exist."""
+    with pytest.raises(ValueError, match="can must be a set of read, ack, limits, thresholds"):
+        Person("ada", can=can)
+
+
+def test_person_is_compared_by_value() -> None:
+    """Two persons with the same name and rights are equal, and rights cannot be changed."""
+    person = Person("ada", can=["read", "read"])
+
+    assert person == Person("ada", can={"read"})
+    with pytest.raises(AttributeError):
+        person.can = RIGHTS  # type: ignore[misc]

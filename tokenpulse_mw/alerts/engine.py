@@ -62,7 +62,7 @@ class DryRun(NamedTuple):
 class AlertEngine:
     """Evaluates rules over the traffic, and fires and resolves alerts.
 
-    Pass `observe` to an `ExchangeMiddleware`, or use `AlertMiddleware`. `async with engine:`
+    Pass the engine to an `ExchangeMiddleware`, or use `AlertMiddleware`. `async with engine:`
     evaluates every `interval` seconds and delivers notifications. Engines that share a store are
     one fleet: the traffic of all of them counts, and one of them evaluates. An error of a rule, a
     sink or the store is logged and affects nothing else; the alerts of a failed rule stay as they
@@ -193,6 +193,14 @@ class AlertEngine:
         """Count one finished exchange."""
         self._member.aggregator.observe(exchange, self.clock())
 
+    def __call__(self, exchange: Exchange) -> None:
+        """Count one finished exchange, as an observer of exchanges."""
+        self.observe(exchange)
+
+    def on_websocket_usage(self, exchange: Exchange) -> None:
+        """Count the tokens, the usage and the cost of a response of a model over a WebSocket."""
+        self._member.aggregator.observe_usage(exchange, self.clock())
+
     def reset(self) -> None:
         """Discard everything that the end of the process would discard.
 
@@ -217,6 +225,16 @@ class AlertEngine:
         """
         if listener not in self._listeners:
             self._listeners.append(listener)
+
+    def tenant_name(self, tenant: str) -> str | None:
+        """Return the last known name of a tenant; None if this process does not know it.
+
+        The leader knows the names of recent tenants of all processes; any other process, of those
+        that it has served.
+        """
+        leadership = self._fleet.leadership
+        names = {} if leadership is None else leadership.evaluator.traffic.tenant_names
+        return names.get(tenant) or self._member.aggregator.tenant_names.get(tenant)
 
     @property
     def in_progress(self) -> RequestsInProgress | None:
@@ -470,16 +488,6 @@ class AlertEngine:
             else:  # the next evaluation is due when the previous leader would have made it
                 self._fleet.took_over = anyio.Event()
                 wait = self._seconds_to_evaluation()
-
-    def tenant_name(self, tenant: str) -> str | None:
-        """Return the last known name of a tenant; None if this process does not know it.
-
-        The leader knows the names of recent tenants of all processes; any other process, of those
-        that it has served.
-        """
-        leadership = self._fleet.leadership
-        names = {} if leadership is None else leadership.evaluator.traffic.tenant_names
-        return names.get(tenant) or self._member.aggregator.tenant_names.get(tenant)
 
     async def export_usage(self) -> None:
         """Send the usage of ended hours to `usage_sink`, if there is one and this process leads.

@@ -15,12 +15,13 @@ class AlertMiddleware(ExchangeMiddleware):
 
     Args:
         engine: Observes the exchanges.
+        websocket_usage: Read token usage from the messages of models over WebSockets.
 
     Raises:
         ValueError: `engine` is not an `AlertEngine`.
     """
 
-    def __init__(self, app: ASGIApp, *, engine: AlertEngine) -> None:
+    def __init__(self, app: ASGIApp, *, engine: AlertEngine, websocket_usage: bool = False) -> None:
         if not isinstance(engine, AlertEngine):
             raise ValueError(
                 "engine must be an AlertEngine, as in add_middleware(AlertMiddleware, "
@@ -28,7 +29,8 @@ class AlertMiddleware(ExchangeMiddleware):
             )
         super().__init__(
             app,
-            observers=[engine.observe],
+            observers=[engine],
+            websocket_usage=websocket_usage,
             in_progress=engine.in_progress,
             quotas=engine.upstream,
         )

@@ -16,13 +16,16 @@ from anyio.lowlevel import checkpoint
 from msgspec import structs
 from starlette.routing import BaseRoute
 
+from ..exchange import drop_exchange
 from ..lifespan import background_tasks
 from ..web.auth import Authorize, Guard
+from ..web.endpoint import Endpoint
 from ..web.openapi import describe
+from ..web.operation import Operation
 from ..web.parameters import integer, text
 from . import schemas, views
 from .cached import Cached
-from .endpoint import Endpoint, Operation, Query
+from .endpoint import Query, operation
 from .facts import MAX_MARKS, MAX_REQUESTS, EngineFacts, Facts, Mark, Sources, StoreFacts
 from .files import static_routes
 from .fleet import Fleet, SampleStore
@@ -188,16 +191,15 @@ class Dashboard:
         async def get_openapi(query: Query) -> object:
             return {**description, "servers": [{"url": query.root}]} if query.root else description
 
-        openapi = Operation(path="/openapi.json", handle=get_openapi, summary="", response_type=Any)
-        return [
-            *(
-                Endpoint(operation, guard).route(
-                    live + operation.path, name=f"live{operation.path.replace('/', '_')}"
-                )
-                for operation in (*operations, openapi)
-            ),
-            Endpoint(None, guard).route(f"{live}/{{path:path}}", name="live_not_found"),
+        openapi = operation("/openapi.json", get_openapi, "Return the OpenAPI description")
+        routes = [
+            Endpoint([one], guard=guard, on_authorized=drop_exchange).route(
+                live + one.path, name=f"live{one.path.replace('/', '_')}"
+            )
+            for one in (*operations, openapi)
         ]
+        not_found = Endpoint((), guard=guard, on_authorized=drop_exchange)
+        return [*routes, not_found.route(f"{live}/{{path:path}}", name="live_not_found")]
 
     @staticmethod
     def static_routes(*, prefix: str = "/admin") -> list[BaseRoute]:
@@ -363,18 +365,18 @@ class Dashboard:
     def _operations(self) -> list[Operation]:
         limit = "Maximum number of "
         return [
-            Operation(
-                path="/state",
-                handle=self.get_state,
-                summary="Return rates, providers, alerts, sinks, checks and processes now",
-                response_type=schemas.State,
+            operation(
+                "/state",
+                self.get_state,
+                "Return rates, providers, alerts, sinks, checks and processes now",
+                schemas.State,
                 unchanging=("at",),
             ),
-            Operation(
-                path="/series",
-                handle=self.get_series,
-                summary="Return the numbers of the last hour in steps, with events",
-                response_type=schemas.SeriesOf,
+            operation(
+                "/series",
+                self.get_series,
+                "Return the numbers of the last hour in steps, with events",
+                schemas.SeriesOf,
                 query=(
                     choice_of("by", "Kind of the names", ("provider", "route", "model")),
                     seconds_of("range", "Seconds until now", (900, 1800, 3600)),
@@ -383,28 +385,28 @@ class Dashboard:
                     ),
                 ),
             ),
-            Operation(
-                path="/routes",
-                handle=self.get_routes,
-                summary="List routes with their rates",
-                response_type=schemas.Routes,
+            operation(
+                "/routes",
+                self.get_routes,
+                "List routes with their rates",
+                schemas.Routes,
                 query=(
                     integer("limit", f"{limit}routes", maximum=50, default=50),
                     choice_of("sort", "Order, the highest first", tuple(views.SORTS)),
                 ),
             ),
-            Operation(
-                path="/inflight",
-                handle=self.get_requests,
-                summary="List requests in progress, the oldest first",
-                response_type=schemas.Requests,
+            operation(
+                "/inflight",
+                self.get_requests,
+                "List requests in progress, the oldest first",
+                schemas.Requests,
                 query=(integer("limit", f"{limit}requests", maximum=1000, default=100),),
             ),
-            Operation(
-                path="/tenants",
-                handle=self.get_tenants,
-                summary="List the usage of tenants today, most requests first",
-                response_type=schemas.Tenants,
+            operation(
+                "/tenants",
+                self.get_tenants,
+                "List the usage of tenants today, most requests first",
+                schemas.Tenants,
                 query=(
                     integer("limit", f"{limit}tenants", maximum=1000, default=100),
                     tenant_cursor("cursor", "Cursor of the page"),

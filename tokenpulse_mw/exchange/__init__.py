@@ -2,6 +2,7 @@
 
 from .annotate import annotate, annotations_of, drop_exchange, recorder_of
 from .exchange import (
+    SWITCHING_PROTOCOLS,
     Exchange,
     Fault,
     Outcome,
@@ -23,6 +24,7 @@ from .route_tree import find_router
 from .scope import MAX_TEXT_CHARS, app_path, request_headers, truncate_with_hash
 from .upstream import QuotaPool, UpstreamQuotas
 from .vendors import PROVIDERS
+from .websocket import add_usage_callback, end_responses
 
 __all__ = [
     "FAULTS",
@@ -30,6 +32,7 @@ __all__ = [
     "PROVIDERS",
     "SAFE_METHODS",
     "SCOPE_KEY",
+    "SWITCHING_PROTOCOLS",
     "UNKNOWN",
     "ErrorReporter",
     "Exchange",
@@ -49,11 +52,13 @@ __all__ = [
     "RouteTemplates",
     "UpstreamQuota",
     "UpstreamQuotas",
+    "add_usage_callback",
     "annotate",
     "annotations_of",
     "app_path",
     "component_name",
     "drop_exchange",
+    "end_responses",
     "exact_reads",
     "find_router",
     "fold_model",

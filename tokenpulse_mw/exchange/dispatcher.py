@@ -49,6 +49,7 @@ class Dispatcher:
         routes: Resolves the template of the route.
         usage: True if responses of models are metered.
         request_model: True if the model is read from the bodies of requests.
+        websocket_usage: True if responses of models over WebSockets are metered.
         in_progress: Receive the requests in progress.
         quotas: Receive what is left of the providers' rate limits.
         prices: Prices of models; None if only reported costs are known.
@@ -57,6 +58,7 @@ class Dispatcher:
         silent: True if no observer is notified and none can join.
         open_hooks: The hooks `on_open` of the observers.
         limit_hooks: The hooks `on_limit` of the observers.
+        usage_hooks: The hooks `on_websocket_usage` of the observers.
     """
 
     observers: tuple[ObserverLike, ...]
@@ -65,6 +67,7 @@ class Dispatcher:
     usage: bool
     clock: Callable[[], float]
     request_model: bool = False
+    websocket_usage: bool = False
     in_progress: tuple[RequestsInProgress, ...] = ()
     quotas: tuple[UpstreamQuotas, ...] = ()
     prices: Prices | None = None
@@ -72,6 +75,7 @@ class Dispatcher:
     silent: bool = False
     open_hooks: tuple[Callable[[], object], ...] = field(init=False)
     limit_hooks: tuple[Callable[[str, str], object], ...] = field(init=False)
+    usage_hooks: tuple[Callable[[Exchange], object], ...] = field(init=False)
     _resolver: Providers = field(init=False)
     _label_of_path: Callable[[str], str] | None = field(init=False)
     _fallback: Callable[[Exchange], str] | None = field(init=False)
@@ -82,6 +86,7 @@ class Dispatcher:
     def __post_init__(self) -> None:
         self.open_hooks = tuple(self._hooks("on_open"))
         self.limit_hooks = tuple(self._hooks("on_limit"))
+        self.usage_hooks = tuple(self._hooks("on_websocket_usage"))
         self._resolver = self.providers or Providers()
         self._label_of_path = self._resolver.label_of_path
         self._fallback = self._resolver.fallback
@@ -128,6 +133,7 @@ class Dispatcher:
             "providers": inner.providers or self.providers,
             "usage": self.usage or inner.usage,
             "request_model": self.request_model or inner.request_model,
+            "websocket_usage": self.websocket_usage or inner.websocket_usage,
             "prices": inner.prices or self.prices,
             "in_progress": _union(self.in_progress, inner.in_progress),
             "quotas": _union(self.quotas, inner.quotas),
@@ -146,6 +152,10 @@ class Dispatcher:
     def notify(self, hook: str) -> None:
         """Call the hook `hook` of the observers."""
         self.errors.notify(hook, self.observers)
+
+    def notify_error(self, component: str) -> None:
+        """Count a failure of `component` that needs no log line."""
+        self.errors.notify("on_error", self.observers, component)
 
     def finalize(
         self,
@@ -182,11 +192,7 @@ class Dispatcher:
             exchange.provider = UNKNOWN
             self.report("provider", error)
         if exchange.usage_source is not None:
-            try:
-                self._add_cost(exchange, meter)
-            except Exception as error:  # noqa: BLE001 - isolates the request
-                exchange.cost_nanos, exchange.cost_source = None, "missing"
-                self.report("cost", error)
+            self._price(exchange, meter)
         if exchange.status >= 400 or exchange.outcome != "complete":
             self._add_fault(exchange, recorder)
         elif exchange.fault is not None:
@@ -236,6 +242,45 @@ class Dispatcher:
                 quotas.add(exchange)
         except Exception as error:  # noqa: BLE001 - isolates the request
             self.report("upstream_quota", error)
+
+    def finalize_websocket_usage(self, exchange: Exchange, scope: Scope) -> None:
+        """Complete a response of a model over a WebSocket, and notify the observers of it.
+
+        Args:
+            exchange: The response with its usage.
+            scope: The handshake.
+        """
+        try:
+            exchange.route = self._template(scope)
+        except Exception as error:  # noqa: BLE001 - isolates the connection
+            exchange.route = UNMATCHED
+            self.report("route", error)
+        try:
+            if exchange.model is None and (model := model_of_path(scope["path"])) is not None:
+                exchange.model, exchange.model_source = model, "request"
+            exchange.provider = self._resolver.resolve(scope, exchange.provider, exchange.model)
+            if self._fallback is not None and exchange.provider == UNKNOWN:
+                exchange.provider = self._fallback(exchange)
+            self._resolver.seen.add(exchange.provider)
+        except Exception as error:  # noqa: BLE001 - isolates the connection
+            exchange.provider = UNKNOWN
+            self.report("provider", error)
+        self._price(exchange, None)
+        if exchange.outcome != "complete":
+            exchange.fault = fault_of(exchange, None, is_text=False)
+        for hook in self.usage_hooks:
+            try:
+                hook(exchange)
+            except Exception as error:  # noqa: BLE001 - isolates the observer
+                self.report(component_name(hook), error)
+
+    def _price(self, exchange: Exchange, meter: UsageMeter | None) -> None:
+        """Set the cost, or report that this fails."""
+        try:
+            self._add_cost(exchange, meter)
+        except Exception as error:  # noqa: BLE001 - isolates the request
+            exchange.cost_nanos, exchange.cost_source = None, "missing"
+            self.report("cost", error)
 
     def _add_usage(self, exchange: Exchange, scope: Scope, meter: UsageMeter | None) -> None:
         """Set the usage, the model and the provider."""

@@ -20,6 +20,7 @@ METHODS = frozenset(
     ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY")
 )
 OTHER_METHOD = "_OTHER"
+SWITCHING_PROTOCOLS = 101  # of an accepted WebSocket, and of each response of a model over it
 
 
 def method_label(method: str) -> str:
@@ -58,7 +59,9 @@ class UpstreamQuota(NamedTuple):
 
 
 class Exchange(msgspec.Struct, eq=False):
-    """One finished request and its response.
+    """One finished request and its response, or one response of a model over a WebSocket.
+
+    Of the latter, `status` is 101, and the times begin with the first message of the response.
 
     Attributes:
         method: An HTTP method of RFC 9110, PATCH or QUERY; `_OTHER` for anything else.

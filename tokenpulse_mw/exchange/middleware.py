@@ -15,9 +15,10 @@ from .dispatcher import Dispatcher
 from .in_progress import RequestsInProgress
 from .observers import HOOKS, Observer, ObserverLike
 from .provider import ProviderResolver, Providers
-from .recorder import SCOPE_KEY, HttpRecorder, MeteredRecorder, Recorder, WebSocketRecorder
+from .recorder import SCOPE_KEY, HttpRecorder, MeteredRecorder, Recorder
 from .route import RouteTemplates
 from .upstream import UpstreamQuotas
+from .websocket import WebSocketRecorder
 
 _RECORDERS: Mapping[str, type[HttpRecorder]] = {
     "http": HttpRecorder,
@@ -40,6 +41,8 @@ class ExchangeMiddleware:
         usage: Read token usage from the responses of models.
         request_model: Read the model in the body of a POST request, as the application reads it,
             for responses that name none; at most 64 KiB, without delay.
+        websocket_usage: Read token usage from the messages of models over WebSockets: OpenAI
+            Realtime and Responses, and Gemini Live. Observers have `on_websocket_usage` for it.
         in_progress: Receives the requests in progress.
         quotas: Receives what is left of the providers' rate limits.
         prices: Prices of models, by which the cost of a response is estimated if the response does
@@ -62,6 +65,7 @@ class ExchangeMiddleware:
         provider: Providers | ProviderResolver | None = None,
         usage: bool = True,
         request_model: bool = False,
+        websocket_usage: bool = False,
         in_progress: RequestsInProgress | None = None,
         quotas: UpstreamQuotas | None = None,
         prices: Prices | None = None,
@@ -84,6 +88,7 @@ class ExchangeMiddleware:
             routes=RouteTemplates(app),
             usage=usage,
             request_model=request_model,
+            websocket_usage=websocket_usage,
             in_progress=() if in_progress is None else (in_progress,),
             quotas=() if quotas is None else (quotas,),
             prices=prices,

@@ -9,7 +9,7 @@ from functools import lru_cache
 from threading import Lock
 
 from ..validation import check_integer, check_strings
-from .exchange import Exchange
+from .exchange import SWITCHING_PROTOCOLS, Exchange
 from .vendors import HOSTS, VENDORS
 
 OTHER = "other"
@@ -118,12 +118,14 @@ class Models:
     def label_of(self, exchange: Exchange) -> str:
         """Return the label of the model of a finished exchange.
 
-        The model has responded if the status is 2xx, and the response has a usage or names it.
+        The model has responded if the status is 2xx, or 101 for a response over a WebSocket, and
+        the response has a usage or names it.
         """
         model = exchange.model
         if model is None:
             return UNKNOWN
-        responded = 200 <= exchange.status < 300 and (
+        succeeded = 200 <= exchange.status < 300 or exchange.status == SWITCHING_PROTOCOLS
+        responded = succeeded and (
             exchange.model_source == "response" or exchange.usage is not None
         )
         return self.label(model, responded=responded)

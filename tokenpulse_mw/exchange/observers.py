@@ -34,6 +34,9 @@ class Observer:
     def on_websocket_close(self) -> None:
         """Handle the end of an accepted WebSocket, in whichever way it ends."""
 
+    def on_websocket_usage(self, exchange: Exchange) -> None:
+        """Handle the end of one response of a model over a WebSocket, if usage is metered there."""
+
     def on_limit(self, policy: str, decision: str) -> None:
         """Handle the decision of a rate limit.
 
@@ -51,7 +54,7 @@ ObserverLike = Observer | Callable[[Exchange], object]
 
 HOOKS = (
     *("on_open", "on_close", "on_drop", "on_websocket_accept", "on_websocket_close"),
-    *("on_limit", "on_error"),
+    *("on_websocket_usage", "on_limit", "on_error"),
 )
 
 

@@ -23,9 +23,7 @@ RawHeaders = Sequence[tuple[bytes, bytes]]
 
 SCOPE_KEY = "tokenpulse_mw.exchange"
 
-_DISCONNECT_MESSAGES = ("http.disconnect", "websocket.disconnect")
-_SWITCHING_PROTOCOLS = 101
-_FORBIDDEN = 403  # a server responds so if the application closes without accepting
+DISCONNECT_MESSAGES = ("http.disconnect", "websocket.disconnect")
 _CONTENT_TYPE_SIZE = len(b"content-type")
 _ENCODING_SIZE = len(b"content-encoding")
 _PROVIDER_SIZE = len(PROVIDER_HEADER)
@@ -280,7 +278,7 @@ class HttpRecorder(Recorder):
         """Return the next message of the server, and record a disconnect."""
         message = await self._receive()
         self._messages += 1
-        if message["type"] in _DISCONNECT_MESSAGES and not self.finished:
+        if message["type"] in DISCONNECT_MESSAGES and not self.finished:
             self.client_left = True
         return message
 
@@ -368,70 +366,6 @@ class HttpRecorder(Recorder):
         self.dispatcher.report(component, error)
 
 
-class WebSocketRecorder(HttpRecorder):
-    """Recorder of one WebSocket handshake.
-
-    The status is 101 if the application accepts, that of the response if it denies with one
-    (the extension `websocket.http.response`), and 403 if it only closes. Observers are notified of
-    the end of an accepted connection: the application closes it, the client leaves, or the
-    application returns or raises.
-    """
-
-    __slots__ = ("_is_connected",)
-
-    def __init__(self, dispatcher: Dispatcher, scope: Scope, receive: Receive, send: Send) -> None:
-        HttpRecorder.__init__(self, dispatcher, scope, receive, send)
-        self._is_connected = False
-
-    def disconnected(self) -> None:
-        """Notify the observers of the end of an accepted connection, once."""
-        if self._is_connected:
-            self._is_connected = False
-            self.dispatcher.notify("on_websocket_close")
-
-    async def receive(self) -> Message:
-        """Return the next message of the server, and record a disconnect."""
-        message = await self._receive()
-        if message["type"] in _DISCONNECT_MESSAGES:
-            if self.finished:
-                self.disconnected()
-            else:
-                self.client_left = True
-        return message
-
-    async def send(self, message: Message) -> None:
-        """Send `message` to the server, then record it."""
-        kind = message["type"]
-        status, body, more = message.get("status"), message.get("body"), message.get("more_body")
-        if kind == "websocket.http.response.start":
-            message = self._read_start(message)
-        try:
-            await self._send(message)
-        except OSError:
-            self.client_left = True
-            self.disconnected()
-            raise
-        if self.finished:
-            if kind == "websocket.close":
-                self.disconnected()
-            return
-        if kind == "websocket.accept":
-            self._complete(_SWITCHING_PROTOCOLS)
-            self._is_connected = not self.client_left
-            if self._is_connected:
-                self.dispatcher.notify("on_websocket_accept")
-        elif kind == "websocket.close":
-            self._complete(_FORBIDDEN)
-        elif kind == "websocket.http.response.start" and status is not None:
-            self.status = CLIENT_CLOSED_REQUEST if self.client_left else status
-        elif kind == "websocket.http.response.body":
-            self._body(body, more)
-
-    def _complete(self, status: int) -> None:
-        self.status = CLIENT_CLOSED_REQUEST if self.client_left else status
-        self._finish("complete", self.dispatcher.clock())
-
-
 class MeteredRecorder(HttpRecorder):
     """Recorder of one POST request, whose response a meter reads for token usage.
 
@@ -458,7 +392,7 @@ class MeteredRecorder(HttpRecorder):
         """Return the next message of the server; record a disconnect, and keep the body."""
         message = await self._receive()
         self._messages += 1
-        if message["type"] in _DISCONNECT_MESSAGES:
+        if message["type"] in DISCONNECT_MESSAGES:
             if not self.finished:
                 self.client_left = True
         elif self.keeps_body:

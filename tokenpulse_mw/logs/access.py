@@ -7,6 +7,7 @@ import logging
 import random
 import re
 from collections.abc import Callable, Iterable
+from copy import copy
 from typing import Any
 
 from ..exchange import Exchange
@@ -18,6 +19,7 @@ ACCESS_LOGGER = "tokenpulse_mw.access"
 _FAILED = ("error", "truncated")
 _OPTIONAL_FIELDS = ("tenant", "tenant_name", "api_key", "credential", "credential_group")
 _MAX_VALUE_CHARACTERS = 256
+_WEBSOCKET = "WEBSOCKET"  # distinguishes the responses over a connection from its handshake
 _UNQUOTED = re.compile(r"[!#-<>-~]+")  # printable ASCII without `"`, `=` and space
 
 
@@ -28,6 +30,9 @@ class AccessLog:
     outcome, fault, duration and time to first byte in seconds, tokens, model, `limited` and the
     request id. Unknown values are omitted. The record has the same fields as attributes, so that
     JSON lines have them too. Paths, queries, headers and bodies are never logged.
+
+    A response of a model over a WebSocket has a line of its own if usage is metered there. Its
+    method is `WEBSOCKET`.
 
     Failed exchanges are logged as WARN: a status of 500 or above, an error, or a response that
     ended early.
@@ -75,6 +80,12 @@ class AccessLog:
             self._sample == 1 or self._chance() < self._sample
         ):
             self._log(self._level, exchange)
+
+    def on_websocket_usage(self, exchange: Exchange) -> None:
+        """Log a response of a model over a WebSocket, with the method `WEBSOCKET`."""
+        response = copy(exchange)
+        response.method = _WEBSOCKET
+        self(response)
 
     def _log(self, level: int, exchange: Exchange) -> None:
         fields = _fields(exchange, self._include)

@@ -11,8 +11,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 
 from ..exchange import drop_exchange
-from ..web.auth import Authorize, Guard
+from ..web.auth import Authorize, Guard, Right
 from ..web.body import read_body
+from ..web.endpoint import method_not_allowed
 from ..web.problems import ProblemError, invalid, problem_response
 from ..web.route import OwnRoute
 from .levels import LEVELS, check_level, log_level, set_log_level
@@ -41,8 +42,8 @@ def settings_routes(*, authorize: Authorize, keep: Keep | None = None) -> list[B
     401. Authorized requests are excluded from metrics and alert statistics.
 
     Args:
-        authorize: Returns True or the name of the client if the request is authorized, as `bearer`
-            does; may be async.
+        authorize: Returns True, the name of the client, or a `Person` with rights if the request is
+            authorized, as `bearer` does; may be async. A change needs the right "thresholds".
         keep: Async function of a new level and its author, called before the level applies, which
             stores it for other processes. An error that it raises is the response.
 
@@ -72,12 +73,12 @@ class _Settings:
             return problem_response(problem)
 
     async def _respond(self, request: Request) -> Response:
-        name = await self._guard.authorize(request)
+        right: Right = "thresholds" if request.method == "PUT" else "read"
+        name = (await self._guard.authorize(request, right)).name
         drop_exchange(request.scope)
         allow = {"allow": ", ".join(_METHODS)}
         if request.method not in _METHODS:
-            detail = f"Method not allowed. Allowed methods: {allow['allow']}."
-            raise ProblemError(405, detail, headers=allow)
+            raise method_not_allowed(_METHODS)
         if request.method == "OPTIONS":
             return Response(status_code=204, headers=allow)
         if request.method == "PUT":

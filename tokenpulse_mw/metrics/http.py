@@ -139,6 +139,12 @@ class HttpMetrics:
         """Count a WebSocket as closed."""
         self._tables.websockets.add((), -1.0)
 
+    def on_websocket_usage(self, exchange: Exchange) -> None:
+        """Count the usage and the cost of a response of a model over a WebSocket."""
+        self._count_usage(exchange)
+        if exchange.cost_source is not None:
+            self._count_cost(exchange)
+
     def on_error(self, component: str) -> None:
         """Count an error of `component` that did not affect the request."""
         self._tables.internal_errors.add((component,))

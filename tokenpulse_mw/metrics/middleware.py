@@ -22,6 +22,7 @@ class MetricsMiddleware(ExchangeMiddleware):
         metrics: Metrics to fill; those of prometheus_client's default registry if None.
         provider: `Providers`, or a function of the scope that returns a provider name or None.
         request_model: Read the model in the body of a POST request, for responses that name none.
+        websocket_usage: Read token usage from the messages of models over WebSockets.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class MetricsMiddleware(ExchangeMiddleware):
         metrics: HttpMetrics | None = None,
         provider: Providers | ProviderResolver | None = None,
         request_model: bool = False,
+        websocket_usage: bool = False,
     ) -> None:
         self.metrics = HttpMetrics() if metrics is None else metrics
         in_progress, quotas = RequestsInProgress(), UpstreamQuotas()
@@ -39,6 +41,7 @@ class MetricsMiddleware(ExchangeMiddleware):
             observers=[self.metrics],
             provider=provider,
             request_model=request_model,
+            websocket_usage=websocket_usage,
             in_progress=in_progress,
             quotas=quotas,
         )

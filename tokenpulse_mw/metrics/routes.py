@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from ..exchange import ErrorReporter, drop_exchange
 from ..validation import check_seconds
 from ..web.auth import Authorize, Guard
-from ..web.problems import ProblemError
+from ..web.problems import ProblemError, problem_response
 from ..web.route import OwnRoute
 from .http import HttpMetrics
 from .negotiation import ScrapeRequest, negotiate, render_body
@@ -79,8 +79,9 @@ class _Scraper:
         try:
             if self._guard is not None:
                 await self._guard.authorize(request)
-        except ProblemError:
-            return _not_found(request)
+        except ProblemError as problem:
+            is_guess = problem.status == 429
+            return problem_response(problem) if is_guess else _not_found(request)
         drop_exchange(request.scope)
         if request.method not in ("GET", "HEAD"):
             return PlainTextResponse("Method Not Allowed", 405, headers={"allow": "GET, HEAD"})

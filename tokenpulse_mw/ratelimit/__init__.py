@@ -1,7 +1,8 @@
 """Rate limiting: client keys, limiters, policies and the middleware."""
 
 from . import keys
-from .admin import KeepLimit, LimitBody, limit_routes
+from .admin import KeepBlock, KeepLimit, LimitBody, limit_routes
+from .blocked_keys import BlockedKeys, KeyBlock
 from .budgets import budgets, quotas
 from .callables import KeyFunction
 from .limiters import (
@@ -19,6 +20,7 @@ from .paths import exempt_paths, requests_to
 from .policy import AnyLimiter, Money, OnMissingCost, Policy, Reserve, check_policies
 from .policy_set import OnDecision
 from .rejection import RateLimited
+from .rejections import Rejections
 from .request_reserve import reserve_from_request, tokens_from_request
 from .responses import (
     RESPONSES,
@@ -42,12 +44,15 @@ __all__ = [
     "FROM_LIMIT",
     "RESPONSES",
     "AnyLimiter",
+    "BlockedKeys",
     "ConnectionCondition",
     "ConnectionCost",
     "ConnectionReserve",
     "Decision",
     "InFlight",
+    "KeepBlock",
     "KeepLimit",
+    "KeyBlock",
     "KeyFunction",
     "LimitBody",
     "Limiter",
@@ -60,6 +65,7 @@ __all__ = [
     "RateLimited",
     "RateOf",
     "RateTable",
+    "Rejections",
     "Reserve",
     "Respond",
     "RouteLimit",

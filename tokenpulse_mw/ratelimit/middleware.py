@@ -11,6 +11,8 @@ from ..exchange import (
     SCOPE_KEY,
     ExchangeMiddleware,
     Recorder,
+    add_usage_callback,
+    end_responses,
     read_request_model,
 )
 from ..validation import check_bool
@@ -22,6 +24,7 @@ from .paths import exempt_paths
 from .policy import AnyLimiter, Policy
 from .policy_set import Evaluation, OnDecision, PolicySet
 from .rejection import RateLimited, send_rejection
+from .rejections import Rejections
 from .reservations import Reservations
 from .responses import Respond, too_many_requests
 
@@ -56,6 +59,7 @@ class RateLimitMiddleware:
         respond: Function of the decision that returns the response to a request over the limit.
         enforce: False counts and reports without rejecting (shadow mode).
         on_decision: Called with the scope and the decision of each policy on every request.
+        rejections: Stores the keys that are rejected, which `limit_routes` lists.
 
     Attributes:
         policies: Policies in the order of evaluation.
@@ -78,6 +82,7 @@ class RateLimitMiddleware:
         respond: Respond = too_many_requests,
         enforce: bool = True,
         on_decision: OnDecision | None = None,
+        rejections: Rejections | None = None,
     ) -> None:
         check_function("respond", respond)
         for name, function in {"default_key": default_key, "on_decision": on_decision}.items():
@@ -89,6 +94,7 @@ class RateLimitMiddleware:
             enforce=check_bool("enforce", enforce),
             on_decision=on_decision,
             default_key=default_key,
+            rejections=rejections,
         )
         self.policies: Sequence[Policy] = self._policy_set.policies
         # Looked up once, since it is called on every request.
@@ -183,10 +189,16 @@ class RateLimitMiddleware:
         if recorder is not None and not recorder.finished and is_http:
             recorder.add_callback(reservations)  # runs after the last byte, with the usage
             return self.app(scope, receive, send)
-        return self._hold(reservations, scope, receive, send)
+        add_usage_callback(recorder, reservations.charge_response)
+        return self._hold(reservations, recorder, scope, receive, send)
 
     async def _hold(
-        self, reservations: Reservations, scope: Scope, receive: Receive, send: Send
+        self,
+        reservations: Reservations,
+        recorder: Recorder | None,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
     ) -> None:
         """Pass the request on, and settle its reservations when the application returns."""
         try:
@@ -194,9 +206,11 @@ class RateLimitMiddleware:
         except GeneratorExit:  # destroyed after the event loop: nothing can be awaited
             reservations.finished(None)
             raise
-        except BaseException:
+        except BaseException as error:
+            end_responses(recorder, error)
             await self._close(reservations, scope)
             raise
+        end_responses(recorder)  # so that those that are cut are charged, too
         await self._close(reservations, scope)
 
     async def _close(self, reservations: Reservations, scope: Scope) -> None:

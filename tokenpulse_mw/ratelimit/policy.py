@@ -27,6 +27,7 @@ from .limiters import (
     RateTable,
     StoredInFlight,
     StoredLimiter,
+    blocked_decision,
     format_money,
     from_dollars,
     parse_money,
@@ -86,7 +87,7 @@ class Policy:
         reads_tokens: True if the cost is an estimate from the maximum of tokens of the request.
         has_reserve: True if the argument `reserve` was given.
         plans: The limiter if it is a `PlanLimiter`, else None.
-        suspended: True to limit no request and count none, as tests of something else need it.
+        is_special: True if the policy is suspended, or keys are blocked; checked on each request.
         version: Number of changes by `set_rate`, or that of the process that made the last one.
         changed: Time and author of the last change, or None.
         unit: Unit of the limit: "requests", "tokens", "concurrent-requests", or "USD" for a limit
@@ -122,7 +123,8 @@ class Policy:
         self.on_missing_cost = check_choice(
             "on_missing_cost", on_missing_cost, ("reserve", "allow", "refuse")
         )
-        self.suspended = False
+        self.is_special = self._suspended = False
+        self._blocked_for: Callable[[Policy, Hashable], float | None] | None = None
         self.version = 0
         self.changed: tuple[datetime, str] | None = None
         self.shared = isinstance(self.limiter, StoredLimiter | StoredInFlight)
@@ -219,6 +221,31 @@ class Policy:
     def _read_request(self) -> None:
         self.reads_model = reads_model(self.key, self.cost, self.when)
         self.reads_tokens = reads_tokens(self.cost)
+
+    @property
+    def suspended(self) -> bool:
+        """True to limit no request and count none, as tests of something else need it."""
+        return self._suspended
+
+    @suspended.setter
+    def suspended(self, suspended: bool) -> None:
+        self._suspended = suspended
+        self.is_special = suspended or self._blocked_for is not None
+
+    def block_keys(self, blocked_for: Callable[[Policy, Hashable], float | None] | None) -> None:
+        """Reject blocked keys.
+
+        Args:
+            blocked_for: Returns the seconds until the block of a key of a policy ends, or None if
+                it is not blocked. None if no key is blocked.
+        """
+        self._blocked_for = blocked_for
+        self.is_special = self._suspended or blocked_for is not None
+
+    def rejection_of(self, key: Hashable) -> Decision | None:
+        """Return the rejection of a blocked key, or None."""
+        seconds = None if self._blocked_for is None else self._blocked_for(self, key)
+        return None if seconds is None else self.named(blocked_decision(1, seconds))
 
     def now(self) -> float:
         """Return the seconds of the limiter's clock."""
@@ -485,16 +512,22 @@ class Charge(NamedTuple):
     def peek(self) -> Decision:
         """Return what `apply` would decide, without counting."""
         policy = self.policy
+        if policy.is_special and (rejection := policy.rejection_of(self.key)) is not None:
+            return rejection
         return policy.named(policy.local.peek(self.key, self.cost))
 
     def apply(self) -> Decision:
         """Count the cost in a limiter of this process if it is allowed."""
         policy = self.policy
+        if policy.is_special and (rejection := policy.rejection_of(self.key)) is not None:
+            return rejection
         return policy.named(policy.local.hit(self.key, self.cost))
 
     async def apply_shared(self) -> Decision:
         """Count the cost in a shared limiter if it is allowed."""
         policy = self.policy
+        if policy.is_special and (rejection := policy.rejection_of(self.key)) is not None:
+            return rejection
         return policy.named(await policy.remote.hit(self.key, self.cost))
 
     def refund(self, *, since: float) -> None:

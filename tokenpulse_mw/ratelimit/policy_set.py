@@ -19,6 +19,7 @@ from .policy import (
     Policy,
     check_policies,
 )
+from .rejections import Rejections
 from .reservations import Reservations
 from .responses import Respond, too_many_requests
 
@@ -42,6 +43,7 @@ class PolicySet:
         enforce: False counts and reports without rejecting, even for policies with `enforce`.
         on_decision: Function that is called with the scope and each decision.
         default_key: Key of policies without one; the client's address when None.
+        rejections: Stores the keys that enforced policies reject.
 
     Attributes:
         policies: Policies in the order of evaluation.
@@ -62,6 +64,7 @@ class PolicySet:
         enforce: bool,
         on_decision: OnDecision | None,
         default_key: KeyFunction | None = None,
+        rejections: Rejections | None = None,
     ) -> None:
         check_policies(policies)
         self.policies = sorted(policies, key=_rollback_order)
@@ -72,6 +75,7 @@ class PolicySet:
         )
         self._enforced = {policy.name for policy in policies if policy.enforce and enforce}
         self._on_decision = on_decision
+        self._rejections = rejections
         default_key = client_address() if default_key is None else default_key
         self._keys = [(policy, policy.key_or(default_key)) for policy in self.policies]
         self.reads_model = any(
@@ -96,8 +100,8 @@ class PolicySet:
         rejected = "limited" if is_enforced else "shadow"
 
         def evaluate(scope: Scope, recorder: Recorder | None) -> Evaluation:
-            if policy.suspended:
-                return _NOT_LIMITED
+            if policy.is_special:  # suspended, or keys are blocked
+                return self._evaluate_all(scope, recorder)
             try:
                 key = key_of(scope) if when is None or when(scope) else None
                 if key is None:
@@ -116,7 +120,11 @@ class PolicySet:
                 self._notify(scope, decision)
             if not is_enforced:
                 return _NOT_LIMITED
-            return (decision,), None if decision.allowed else policy.described(decision), None
+            if decision.allowed:
+                return (decision,), None, None
+            if self._rejections is not None:
+                self._rejections.add(policy, key, recorder)
+            return (decision,), policy.described(decision), None
 
         return evaluate
 
@@ -155,7 +163,9 @@ class PolicySet:
         for policy, key_of in self._keys:
             when, cost = policy.when, policy.cost
             try:
-                if policy.suspended or (when is not None and not when(scope)):
+                if policy.is_special and policy.suspended:
+                    continue
+                if when is not None and not when(scope):
                     continue
                 if key_of is not last_key_of:
                     found = key_of(scope)
@@ -176,7 +186,8 @@ class PolicySet:
         for charge in charges:
             plans = charge.policy.plans
             try:
-                if plans is None or plans.is_limited(charge.key):
+                is_blocked = charge.policy.is_special and charge.policy.rejection_of(charge.key)
+                if plans is None or is_blocked or plans.is_limited(charge.key):
                     limited.append(charge)
             except Exception as error:  # noqa: BLE001 - a failing policy must not fail the request
                 self._failed(scope, charge.policy, error)
@@ -208,6 +219,8 @@ class PolicySet:
         try:
             for charge in charges:
                 policy, key, cost, _ = charge
+                if policy.is_special:
+                    return None
                 window_of, window, now = policy.window_of, None, 0.0
                 if window_of is not None:
                     window, now = window_of(key), policy.now()
@@ -247,7 +260,7 @@ class PolicySet:
         self, scope: Scope, charges: list[Charge], results: list[ChargeResult]
     ) -> None:
         """Apply charges in shared limiters until one rejects, and append to `results`."""
-        if len(charges) < 2:
+        if len(charges) < 2 or any(charge.policy.is_special for charge in charges):
             await self._apply_in_turn(scope, charges, results)
             return
         from .shared_charges import apply_together, grouped, prepared  # imports the drivers
@@ -313,6 +326,10 @@ class PolicySet:
             for _, decision, _ in results:
                 self._notify(scope, decision)
         rejection = self._rejection(results)
+        if rejection is not None and self._rejections is not None:
+            for charge, decision, _ in results:
+                if not decision.allowed and charge.policy.name in self._enforced:
+                    self._rejections.add(charge.policy, charge.key, recorder)
         enforced = [
             decision for charge, decision, _ in results if charge.policy.name in self._enforced
         ]

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from ..exchange import Exchange
+from ..exchange import SWITCHING_PROTOCOLS, Exchange
 from .limiters import CURRENCY, InFlight, Limiter, StoredInFlight, from_nanos
 from .policy import ChargeResult, Policy
 from .weights import TokenWeights
 
+_NO_DEBTS: Mapping[int, int] = {}
 _FREE_EVENTS = 10  # events of a stream without a token: its first ones, pings and the like
 
 
 class Reservations:
     """Charges of one request that are settled when its response ends.
 
+    Those of a WebSocket are settled with the first response of a model over it, if usage is metered
+    there; the later responses are charged, too.
+
     Args:
         results: Allowed charges.
     """
 
-    __slots__ = ("_results", "_shared")
+    __slots__ = ("_debts", "_is_settled", "_results", "_shared")
 
     def __init__(self, results: Sequence[ChargeResult]) -> None:
         self._results = results
+        self._is_settled = False
+        self._debts: Mapping[int, int] = _NO_DEBTS  # in shared storages, by index of the result
         self._shared: list[tuple[ChargeResult, int]] = []
 
     @property
@@ -45,7 +51,7 @@ class Reservations:
         """
         results, self._results = self._results, ()
         failure: Exception | None = None
-        for result in results:
+        for index, result in enumerate(results):
             charge = result.charge
             policy, key, cost, clears = charge
             limiter = policy.limiter
@@ -55,12 +61,40 @@ class Reservations:
                 if isinstance(limiter, InFlight | StoredInFlight):
                     limiter.release(key, cost)
                     continue
-                amount = _used(policy, exchange, cost) - cost
+                amount = _used(policy, exchange, cost) - cost + self._debts.get(index, 0)
                 if isinstance(limiter, Limiter):
                     limiter.charge(key, amount, since=result.at)
                 else:
                     self._shared.append((result, amount))
             except Exception as error:  # noqa: BLE001 - the other slots are released
+                failure = error
+        if failure is not None:
+            raise failure
+
+    def charge_response(self, exchange: Exchange) -> None:
+        """Charge one response of a model over a WebSocket; the reserve is that of the first one.
+
+        Charges in shared storages, which have to be awaited, are added up until `close`.
+
+        Raises:
+            Exception: A limiter failed; the others are charged.
+        """
+        is_settled, self._is_settled = self._is_settled, True
+        failure: Exception | None = None
+        for index, result in enumerate(self._results):
+            policy, key, cost, clears = result.charge
+            limiter = policy.limiter
+            if isinstance(limiter, InFlight | StoredInFlight):
+                continue
+            amount = _used(policy, exchange, cost)
+            if not is_settled and limiter.clears == clears:
+                amount -= cost
+            if not isinstance(limiter, Limiter):
+                self._debts = {**self._debts, index: self._debts.get(index, 0) + amount}
+                continue
+            try:
+                limiter.charge(key, amount, since=result.at)
+            except Exception as error:  # noqa: BLE001 - the others are charged
                 failure = error
         if failure is not None:
             raise failure
@@ -75,7 +109,7 @@ class Reservations:
 
 def _used(policy: Policy, exchange: Exchange | None, reserved: int) -> int:
     """Return what `exchange` has used in the unit of the policy."""
-    if exchange is None:  # a WebSocket
+    if exchange is None:  # the end of a WebSocket
         return reserved
     if policy.unit == CURRENCY:
         return _used_money(exchange, reserved, missing_is_free=policy.on_missing_cost == "allow")
@@ -126,5 +160,7 @@ def _used_tokens(exchange: Exchange, reserved: int, weights: TokenWeights | None
 
 def _may_have_used(exchange: Exchange) -> bool:
     """Return True if a model may have responded: hanging up, or hiding the usage, is not free."""
+    if exchange.status == SWITCHING_PROTOCOLS:  # a response of a model over a WebSocket
+        return True
     succeeded = 200 <= exchange.status < 300 or exchange.status == 499
     return exchange.method == "POST" and succeeded

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from inspect import Parameter, Signature, signature
 from typing import Any
 
@@ -11,14 +12,16 @@ from anyio import CancelScope
 from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..exchange import Exchange, Recorder, recorder_of
+from ..exchange import Exchange, Recorder, add_usage_callback, recorder_of
 from .callables import KeyFunction, check_function, check_name
 from .headers import RawHeaders, dialect
+from .key_kinds import kind_of, with_kind
 from .limiters import Decision, Limiter, PlanLimiter, RateOf, RateTable
 from .misuse import WarnOnce
 from .policy import AnyLimiter, Money, OnMissingCost, Policy
 from .policy_set import OnDecision, PolicySet
 from .rejection import RateLimited, register_handler
+from .rejections import Rejections
 from .reservations import Reservations
 from .responses import Respond
 from .weights import Weight
@@ -72,6 +75,7 @@ class RouteLimits:
         on_decision: Called with the scope and each decision.
         create_limiter: Function of a rate, a name and a time zone or None, that returns the
             limiter of a new limit.
+        rejections: Stores the rejected keys.
 
     Attributes:
         policies: Policies of the middleware and of the routes.
@@ -87,6 +91,7 @@ class RouteLimits:
         enforce: bool,
         on_decision: OnDecision | None,
         create_limiter: Callable[[str, str, str | None], AnyLimiter],
+        rejections: Rejections | None = None,
     ) -> None:
         self.policies = policies
         self._create_limiter = create_limiter
@@ -95,7 +100,11 @@ class RouteLimits:
         self._dialect = dialect(headers, self.policies)
         self._names = {policy.name for policy in policies}
         self._respond = respond
-        self._options: dict[str, Any] = {"enforce": enforce, "on_decision": on_decision}
+        self._options: dict[str, Any] = {
+            "enforce": enforce,
+            "on_decision": on_decision,
+            "rejections": rejections,
+        }
         self._sets: dict[tuple[RouteLimit, ...], PolicySet] = {}
         self._warn, self._warn_late = WarnOnce(), WarnOnce()
 
@@ -237,7 +246,8 @@ class RouteLimits:
     def _key(self, key: object, dependency: object) -> KeyFunction:
         """Return a key function of the scope that `check` evaluates."""
         if dependency is not None:
-            function: ConnectionKey = _without_dependency
+            function: ConnectionKey = partial(_without_dependency)
+            with_kind(function, kind_of(getattr(dependency, "dependency", None) or dependency))
         elif key is None:
             function = self._default_key
         else:
@@ -253,7 +263,7 @@ class RouteLimits:
                 )
             return found
 
-        return key_of
+        return with_kind(key_of, kind_of(function))
 
 
 def _dependency(key: object) -> object:
@@ -348,7 +358,9 @@ async def _hold(reservations: Reservations, scope: Scope, recorder: Recorder | N
     """Settle the reservations when the response ends; those of a WebSocket when it closes."""
     if recorder is not None and scope["type"] == "http":
         recorder.add_callback(reservations)
-    elif recorder is not None and reservations.has_slots:
+    elif recorder is not None and (
+        add_usage_callback(recorder, reservations.charge_response) or reservations.has_slots
+    ):
         recorder.add_callback(_AtClose(reservations))
     else:  # the end is not known, or has no usage: tokens stay charged
         with CancelScope(shield=True):

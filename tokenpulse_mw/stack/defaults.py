@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from hashlib import blake2b
 from tempfile import TemporaryDirectory
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
-from starlette.requests import Request
 from starlette.routing import BaseRoute
+from starlette.types import Scope
 
 from ..alerts import (
     AlertEngine,
@@ -43,17 +45,22 @@ from ..logs import (
 from ..metrics import HttpMetrics
 from ..metrics.multiprocess import folder_variable
 from ..ratelimit import (
+    BlockedKeys,
+    Limiter,
     Policy,
+    Rejections,
     budgets,
     limit_routes,
     quotas,
 )
 from ..secret import hide
 from ..usage import Prices, PriceTable
-from ..web.auth import TenantOf, bearer
+from ..web.auth import Authorize, TenantOf, bearer
+from ..web.guesses import GuessLimit
 from .limits import is_local
 from .log_level import SharedLogLevel
 from .origins import blame_settings, check_unused, warn_unused
+from .shared_blocks import SharedBlocks
 from .shared_dir import SharedDir, check_folder
 from .shared_limits import SharedLimits
 
@@ -78,6 +85,8 @@ _OF_SINKS = (
 )
 _SERVERS = ("uvicorn", "hypercorn", "gunicorn", "granian", "_granian")  # their loggers
 _MIN_TOKEN_CHARS = 16  # a shorter token can be guessed
+_GUESSES = "10/minute"  # wrong tokens of a client
+_MAX_GUESSING_CLIENTS = 1000
 
 
 def shared_dir(settings: Settings) -> SharedDir | None:
@@ -314,8 +323,27 @@ def registry() -> CollectorRegistry:
     return new
 
 
-def admin_guard(settings: Settings) -> Callable[[Request], bool] | None:
-    """Return the check of the admin token, or None if no token is set."""
+def admin_guard(
+    settings: Settings, given: Authorize | None, client_of: Callable[[Scope], Hashable]
+) -> Authorize | None:
+    """Return the check of operators, which limits wrong tokens; None without a token.
+
+    Args:
+        settings: Settings with the admin token.
+        given: The argument `authorize`, which replaces the token.
+        client_of: Returns the key of the client of a request.
+
+    Raises:
+        ValueError: `given` is not callable, or the token is set too.
+    """
+    if given is not None:
+        if not callable(given):
+            raise ValueError(
+                "authorize must be a function of the request that returns True, a name, a Person "
+                f"or False, got a value of type {type(given).__name__}"
+            )
+        check_unused(settings, ["admin_token"], "authorize", "leave authorize out")
+        return _limited(given, client_of)
     if settings.admin_token is None:
         return None
     with blame_settings(settings, {"token": "admin_token"}):
@@ -328,29 +356,70 @@ def admin_guard(settings: Settings) -> Callable[[Request], bool] | None:
             length,
             _MIN_TOKEN_CHARS,
         )
-    return authorize
+    return _limited(authorize, client_of)
 
 
-def metrics_guard(settings: Settings) -> Callable[[Request], bool] | None:
+def handle_secret(settings: Settings, shared: SharedDir | None) -> bytes | None:
+    """Return the secret of the handles of keys, which processes with the same settings share.
+
+    None if no setting is secret: then the handles of each process differ.
+    """
+    for setting in (settings.admin_token, settings.limit_storage, settings.alert_store):
+        if setting is not None:
+            text = str(hide(setting).reveal())
+            return blake2b(text.encode(), digest_size=32, person=b"tokenpulse keys").digest()
+    return None if shared is None else shared.secret()
+
+
+def metrics_guard(settings: Settings, client_of: Callable[[Scope], Hashable]) -> Authorize | None:
     """Return the check of the metrics token, or None if the metrics are public."""
+    if settings.metrics_token is None:
+        return None
     with blame_settings(settings, {"token": "metrics_token"}):
-        return None if settings.metrics_token is None else bearer(settings.metrics_token)
+        return _limited(bearer(settings.metrics_token), client_of)
+
+
+def _limited(authorize: Authorize, client_of: Callable[[Scope], Hashable]) -> GuessLimit:
+    counter = Limiter(_GUESSES, max_keys=_MAX_GUESSING_CLIENTS)
+    return GuessLimit(authorize, counter=counter, client_of=client_of)
 
 
 def admin_routes(
     settings: Settings,
     engine: AlertEngine,
     policies: Sequence[Policy],
-    authorize: Callable[[Request], bool] | None,
+    authorize: Authorize | None,
+    *,
+    rejections: Rejections,
+    secret: bytes | None,
 ) -> list[BaseRoute]:
-    """Return the routes of the admin API; none if no admin token is set."""
+    """Return the routes of the admin API; none if operators cannot be authorized.
+
+    Args:
+        settings: Settings of the operator.
+        engine: The alert engine.
+        policies: Limits; more may be appended later.
+        authorize: Checks operators; None if they cannot be authorized.
+        rejections: Rejected keys.
+        secret: Secret of the handles of keys.
+    """
+    blocks = BlockedKeys(policies)
     level = SharedLogLevel(engine) if settings.alerts else None
     shared = SharedLimits(engine, policies) if settings.alerts else None
+    shared_blocks = SharedBlocks(engine, policies, blocks) if settings.alerts else None
+    of_limits = partial(
+        limit_routes,
+        policies,
+        blocks=blocks,
+        rejections=rejections,
+        name_of=engine.tenant_name,
+        secret=secret,
+    )
     if authorize is None:
         return []
-    if level is None or shared is None:
+    if level is None or shared is None or shared_blocks is None:
         return [
-            *limit_routes(policies, authorize=authorize),
+            *of_limits(authorize=authorize),
             *settings_routes(authorize=authorize),
         ]
     from ..alerts.admin import alert_routes, usage_routes  # unused without an admin token
@@ -358,7 +427,7 @@ def admin_routes(
     return [
         *alert_routes(engine, authorize=authorize),
         *usage_routes(engine, authorize=authorize),
-        *limit_routes(policies, authorize=authorize, keep=shared.keep),
+        *of_limits(authorize=authorize, keep=shared.keep, keep_block=shared_blocks.keep),
         *settings_routes(authorize=authorize, keep=level.keep),
     ]
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import re
 import stat
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
-from tempfile import TemporaryFile
+from secrets import token_bytes
+from tempfile import NamedTemporaryFile, TemporaryFile
 
 from ..filesystem import network_file_system
 
 _MODE = 0o700
+_SECRET_BYTES = 32
 _OTHERS_CAN_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _UNSUPPORTED = {"?", "\0"}  # "?" in a URL of SQLite
 _FIX = "create it with mode 700 for the user of this process, or let this process create it"
@@ -45,6 +48,18 @@ class SharedDir:
         check_folder(folder)
         self.metrics = self.path / "metrics"
         self.alerts = f"sqlite+aiosqlite:///{self.path}/alerts.db"
+
+    def secret(self) -> bytes:
+        """Return a secret of all workers, which the first one creates."""
+        path = self.path / "secret"
+        with suppress(FileNotFoundError):
+            return path.read_bytes()
+        with NamedTemporaryFile(dir=self.path) as file:
+            file.write(token_bytes(_SECRET_BYTES))
+            file.flush()
+            with suppress(FileExistsError):  # another worker has created it
+                path.hardlink_to(file.name)
+        return path.read_bytes()
 
     def limit(self, name: str, shape: str) -> Path:
         """Return the path of the file of a limit.

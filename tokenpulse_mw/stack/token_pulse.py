@@ -47,6 +47,7 @@ from ..ratelimit import (
     RateLimitMiddleware,
     RateOf,
     RateTable,
+    Rejections,
     Respond,
     RouteLimit,
     RouteLimits,
@@ -55,7 +56,7 @@ from ..ratelimit import (
 )
 from ..ratelimit.zone import ZoneLimiter
 from ..usage import Prices, PriceTable
-from ..web.auth import TenantOf
+from ..web.auth import Authorize, TenantOf
 from . import defaults, limits
 from .config_file import ConfigFile
 from .dashboard import LivePage
@@ -76,7 +77,10 @@ Layer = tuple[Any, dict[str, Any]]  # a middleware and its options
 
 # Annotations in the access log. Not `api_key`: some applications annotate the key itself.
 _LOGGED_ANNOTATIONS = ("tenant", "tenant_name", "credential", "credential_group")
-_OF_ROUTE_LIMITS = ("default_key", "headers", "respond", "enforce", "on_decision")
+_OF_ROUTE_LIMITS = (
+    *("default_key", "headers", "respond", "enforce", "on_decision"),
+    "rejections",
+)
 
 
 class TokenPulse:
@@ -116,6 +120,9 @@ class TokenPulse:
             one: a table of `Rates` by model, before the price list of the settings, or `Prices`.
         usage_tenant: Function of the request, async or not, that returns the id of the tenant that
             sent it, or None. It adds `GET /usage`, with the usage of this tenant only.
+        authorize: Checks operators instead of the admin token of the settings: a function of the
+            request, async or not, that returns True, a name, a `Person` with rights, or False. It
+            adds the endpoints below `/admin`.
 
     Attributes:
         policies: All limits, also those made by `limit`, whose limiters can be inspected and reset.
@@ -151,6 +158,7 @@ class TokenPulse:
         metrics: HttpMetrics | None = None,
         prices: Prices | PriceTable | None = None,
         usage_tenant: TenantOf | None = None,
+        authorize: Authorize | None = None,
     ) -> None:
         self.settings = Settings() if settings is None else settings
         if not isinstance(self.settings, Settings):
@@ -178,7 +186,9 @@ class TokenPulse:
         self.in_progress = RequestsInProgress() if in_progress is None else in_progress
         self.upstream = UpstreamQuotas() if upstream is None else upstream
         defaults.warn_if_unused(self.settings, engine=engine, metrics=metrics)
-        admin, scraper = defaults.admin_guard(self.settings), defaults.metrics_guard(self.settings)
+        self._client_key = limits.client_key(self.settings)
+        admin = defaults.admin_guard(self.settings, authorize, self._client_key)
+        scraper = defaults.metrics_guard(self.settings, self._client_key)
         self.health = HealthRouter(
             service=service,
             providers=self.providers.listed,
@@ -188,7 +198,15 @@ class TokenPulse:
             authorize=admin,
         )
         scrape = metrics_routes(self.metrics, authorize=scraper)
-        operate = defaults.admin_routes(self.settings, self.engine, self.policies, admin)
+        self._rejections = Rejections()
+        operate = defaults.admin_routes(
+            self.settings,
+            self.engine,
+            self.policies,
+            admin,
+            rejections=self._rejections,
+            secret=None if admin is None else defaults.handle_secret(self.settings, shared),
+        )
         self._dashboard = LivePage(
             self.settings,
             self.engine,
@@ -202,8 +220,8 @@ class TokenPulse:
         page, live = self._dashboard.endpoints(admin)
         own_usage = defaults.tenant_routes(self.settings, self.engine, usage_tenant)
         self._endpoints = [
-            OwnEndpoint(route, authorize, is_public)
-            for routes, authorize, is_public in (
+            OwnEndpoint(route, check, is_public)
+            for routes, check, is_public in (
                 (self.health.routes, admin, True),
                 (scrape, scraper, False),
                 (operate, admin, False),
@@ -433,6 +451,7 @@ class TokenPulse:
         self.engine.reset()
         self.metrics.clear()
         self.health.clear()
+        self._rejections.clear()
         self.providers.seen.clear()
         self.upstream.clear()
         self._dashboard.clear()
@@ -486,7 +505,7 @@ class TokenPulse:
         ours: list[ObserverLike] = [self.metrics]
         ids: list[Layer] = []
         if self.settings.alerts:
-            ours.append(self.engine.observe)
+            ours.append(self.engine)
         if self.settings.access_log:
             ours.append(AccessLog(include=_LOGGED_ANNOTATIONS))
             ids.append((RequestIdMiddleware, {}))  # outermost, so that every line has the id
@@ -494,6 +513,7 @@ class TokenPulse:
             "gateway": Gateway(self.settings.alerts, self.policies),
             "observers": [*ours, *observers],
             "provider": self.providers,
+            "websocket_usage": self.settings.websocket_usage,
             "prices": self.prices,
             "in_progress": self.in_progress,
             "quotas": self.upstream,
@@ -508,12 +528,13 @@ class TokenPulse:
         if respond is not None:
             warn_unused(self.settings, ["limit_response"], "respond is given")
         return {
-            "default_key": limits.client_key(self.settings),
+            "default_key": self._client_key,
             "headers": self.settings.limit_headers,
             "respond": RESPONSES[self.settings.limit_response] if respond is None else respond,
             "exempt": exempt,
             "enforce": self.settings.limit_enforce,
             "on_decision": on_decision,
+            "rejections": self._rejections,
         }
 
     def _document(self, app: object) -> None:

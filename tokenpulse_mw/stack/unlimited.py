@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
+from inspect import isawaitable
 
 from starlette.requests import Request
 from starlette.routing import Match, Route
@@ -13,6 +13,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..exchange import app_path, exact_reads, find_router, request_headers
 from ..ratelimit import RateLimitMiddleware
+from ..web.auth import Authorize, person_of
+from ..web.guesses import may_be_credential
 
 logger = logging.getLogger("tokenpulse_mw")
 
@@ -40,8 +42,6 @@ PROBE_PATHS = {
     "/startupz",
     "/up",
 }
-# In names of headers; HTTP/2 has `:authority` instead of `host`.
-_CREDENTIAL = re.compile(rb"auth(?!ority)|cookie|jwt|key|password|secret|token")
 
 
 def never(request: Request) -> bool:  # noqa: ARG001
@@ -55,22 +55,29 @@ class OwnEndpoint:
 
     Attributes:
         route: The route.
-        authorize: Checks the `Authorization` header; None if the route does not read it.
+        authorize: Checks a request; None if the route serves all.
         is_public: True if the route also serves requests without an `Authorization` header.
     """
 
     route: Route
-    authorize: Callable[[Request], bool] | None
+    authorize: Authorize | None
     is_public: bool
 
-    def is_unlimited(self, scope: Scope) -> bool:
-        """Return True unless credentials are required, or are wrong: guesses are limited."""
+    def is_open(self, scope: Scope) -> bool:
+        """Return True if the route serves a request without checking it."""
         if self.authorize is None:
             return True
-        request = Request(scope)
-        if "authorization" not in request.headers:
-            return self.is_public
-        return self.authorize(request)
+        return self.is_public and "authorization" not in Request(scope).headers
+
+    async def is_authorized(self, scope: Scope) -> bool:
+        """Return True if `authorize` admits a request; the endpoint reports its errors."""
+        try:
+            allowed: object = (self.authorize or never)(Request(scope))
+            if isawaitable(allowed):
+                allowed = await allowed
+        except Exception:  # noqa: BLE001 - the endpoint calls it again and reports the error
+            return False
+        return person_of(allowed) is not None
 
 
 class UnlimitedEndpoints:
@@ -120,8 +127,8 @@ class UnlimitedEndpoints:
         for endpoint in self._endpoints:
             match, child_scope = endpoint.route.matches(scope)
             if match is Match.FULL:
-                if not endpoint.is_unlimited(scope):
-                    return self._inside(scope, receive, send)
+                if not endpoint.is_open(scope):
+                    return self._serve_authorized(endpoint, child_scope, scope, receive, send)
                 scope.update(child_scope)
                 return endpoint.route.handle(scope, receive, send)
         if (scope["method"], path) in self._probes and not _may_have_credentials(scope):
@@ -131,8 +138,18 @@ class UnlimitedEndpoints:
             return self._inside_limit(scope, receive, send)
         return self._inside(scope, receive, send)
 
+    async def _serve_authorized(
+        self, endpoint: OwnEndpoint, child_scope: Scope, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Serve an authorized request to an endpoint; pass all others on to the limit."""
+        if await endpoint.is_authorized(scope):
+            scope.update(child_scope)
+            await endpoint.route.handle(scope, receive, send)
+        else:
+            await self._inside(scope, receive, send)
+
 
 def _may_have_credentials(scope: Scope) -> bool:
     return bool(scope.get("query_string")) or any(
-        _CREDENTIAL.search(name.lower()) for name, _ in request_headers(scope)
+        may_be_credential(name) for name, _ in request_headers(scope)
     )

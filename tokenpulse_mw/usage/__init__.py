@@ -5,7 +5,9 @@ from .meter import meter_for
 from .prices import Prices, PriceTable
 from .rates import Cost, Price, Rates
 from .reported_cost import check_cost, check_nanos, parse_cost
+from .session import SessionResponse
 from .tokens import TokenUsage
+from .websocket import WebSocketMeter
 
 __all__ = [
     "Cost",
@@ -13,10 +15,12 @@ __all__ = [
     "PriceTable",
     "Prices",
     "Rates",
+    "SessionResponse",
     "Source",
     "TokenUsage",
     "UsageAccount",
     "UsageMeter",
+    "WebSocketMeter",
     "check_cost",
     "check_nanos",
     "meter_for",

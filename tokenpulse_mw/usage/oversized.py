@@ -11,7 +11,7 @@ PREFIX_BYTES = 128  # bytes of the start that show the kind of the document
 TAIL_BYTES = 16 * 1024  # bytes of the end, which usually has the usage
 HEAD_BYTES = 1024  # bytes of the start that may have the usage
 _KEYS = (b'"model"', b'"tool_usage"', b'"usage"', b'"usageMetadata"')
-_EVENT = re.compile(rb'"type": ?"(response\.(?:completed|incomplete|failed))"')
+_EVENT = re.compile(rb'"type": ?"(response\.(?:completed|incomplete|failed|done))"')
 # One step through JSON: a whole string, an unfinished one, a bracket, or the end of a member.
 _STEP = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["{}\[\],]', re.DOTALL)
 _WRAPPER = re.compile(rb'\{\s*"response"\s*:')

@@ -1,11 +1,13 @@
-"""Guards of endpoints: authorization, and rejection of cross-site changes."""
+"""Guards of endpoints: authorization, rights, and rejection of cross-site changes."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from hmac import compare_digest
 from inspect import isawaitable
+from typing import Literal, get_args
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -18,7 +20,51 @@ from .problems import ProblemError
 logger = logging.getLogger("tokenpulse_mw.web")
 
 
-Allowed = bool | str | None
+Right = Literal["read", "ack", "limits", "thresholds"]
+
+_ALL_RIGHTS: tuple[Right, ...] = get_args(Right)
+RIGHTS = frozenset(_ALL_RIGHTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Caller of guarded endpoints, as `authorize` may return it.
+
+    Args:
+        name: Name, which is stored with the changes of the caller.
+        can: Rights: "read"; "ack" (acknowledgements, silences, test alerts); "limits" (changes of
+            limits and their keys); "thresholds" (changes of thresholds and of the log level). All
+            rights by default.
+
+    Raises:
+        ValueError: `name` is not text or is empty, or `can` contains an unknown right.
+    """
+
+    name: str
+    can: frozenset[Right]
+
+    def __init__(self, name: str, can: Iterable[Right] = _ALL_RIGHTS) -> None:
+        # An empty name, such as that of a missing header, must not admit the request.
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"name must be text that is not empty, got {name!r}")
+        rights = () if isinstance(can, str) or not isinstance(can, Iterable) else tuple(can)
+        unknown = [right for right in rights if right not in _ALL_RIGHTS]
+        if unknown or (can and not rights):
+            raise ValueError(f"can must be a set of {', '.join(_ALL_RIGHTS)}, got {can!r}")
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "can", frozenset(rights))
+
+
+def _unnamed() -> Person:
+    """Return the caller for which `authorize` has returned True."""
+    person = Person("unnamed")
+    object.__setattr__(person, "name", "")
+    return person
+
+
+_UNNAMED = _unnamed()
+
+Allowed = bool | str | Person | None
 Authorize = Callable[[Request], Allowed | Awaitable[Allowed]]
 # Returns the id of the tenant that sent a request, or None if it is not a tenant.
 TenantOf = Callable[[Request], str | Awaitable[str | None] | None]
@@ -36,7 +82,8 @@ class Guard:
     browser and are accepted.
 
     Args:
-        authorize: Returns True or a name for a request that is admitted; it may be async.
+        authorize: Returns True, a name or a `Person` for a request that is admitted; it may be
+            async. True and a name have all rights.
         of: The guarded part, for the error message.
         name: Name of the function, for the log.
         returns: What the function must return, for the log.
@@ -51,7 +98,7 @@ class Guard:
         *,
         of: str,
         name: str = "authorize",
-        returns: str = "True, a name or False",
+        returns: str = "True, a name, a Person or False",
     ) -> None:
         if not callable(authorize):
             raise ValueError(
@@ -61,11 +108,16 @@ class Guard:
         self._authorize, self._name, self._returns = authorize, name, returns
         self._outage = Outage(logger, level=logging.ERROR)
 
-    async def authorize(self, request: Request) -> str:
-        """Return the name of the caller; empty if `authorize` returned True.
+    async def authorize(self, request: Request, right: Right = "read") -> Person:
+        """Return the caller, whose name is empty if `authorize` returned True.
+
+        Args:
+            request: The request.
+            right: Right that the request needs.
 
         Raises:
-            ProblemError: The request is cross-site, is not authorized, or `authorize` failed.
+            ProblemError: The request is cross-site, is not authorized, lacks the right, has a
+                wrong token after too many others, or `authorize` failed.
             HTTPException: Raised by `authorize`.
         """
         if request.method not in _SAFE_METHODS and _is_cross_site(request.headers):
@@ -78,27 +130,46 @@ class Guard:
             allowed = self._authorize(request)
             if isawaitable(allowed):
                 allowed = await allowed
-        except HTTPException:
+        except (HTTPException, ProblemError):
             raise  # the error contains the response
         except Exception as error:  # noqa: BLE001 - the request needs a response
             # Any client can cause this, so an outage limits the tracebacks in the log.
             self._outage.failed("%s failed: requests are rejected", self._name, error=error)
             raise ProblemError(403, "Authorization failed: try again later.") from None
-        if isinstance(allowed, bool | str | None):
+        if isinstance(allowed, bool | str | Person | None):
             self._outage.recovered("%s recovered", self._name)
         else:
             self._outage.failed(
                 "%s must return %s, got %r", self._name, self._returns, type(allowed)
             )
-        if allowed is True:
-            return ""
-        if isinstance(allowed, str) and allowed:
-            return allowed
-        raise ProblemError(
-            401,
-            "Authentication required: send a valid bearer token.",
-            headers={"www-authenticate": "Bearer"},
-        )
+        person = person_of(allowed)
+        if person is None:
+            raise ProblemError(
+                401,
+                "Authentication required: send a valid bearer token.",
+                headers={"www-authenticate": "Bearer"},
+            )
+        if right not in person.can:
+            name = " ".join(person.name.split())
+            raise ProblemError(
+                403,
+                f"Forbidden: this request needs the right `{right}`; "
+                f"{name or 'the caller'} has {_listed(person.can)}.",
+            )
+        return person
+
+
+def person_of(allowed: object) -> Person | None:
+    """Return the caller that a result of `authorize` names, or None if it admits no request."""
+    if isinstance(allowed, Person):
+        return allowed
+    if allowed is True:
+        return _UNNAMED
+    return Person(allowed) if isinstance(allowed, str) and allowed.strip() else None
+
+
+def _listed(rights: frozenset[Right]) -> str:
+    return ", ".join(f"`{right}`" for right in _ALL_RIGHTS if right in rights) or "no right"
 
 
 def _is_cross_site(headers: Headers) -> bool:

@@ -1,28 +1,32 @@
-"""OpenAPI 3.1 descriptions of endpoints, generated from their operations."""
+"""OpenAPI 3.1 description of an API for operators, generated from its operations."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from .parameters import Parameter
+from .operation import Operation
 from .problems import PROBLEM_JSON
 
 Json = dict[str, Any]
 
 _REF = "#/components/schemas/{name}"
-_COMMON_STATUSES = (401, 403, 422, 503)
+_COMMON_STATUSES = (401, 403, 422, 429)
 _BODY_STATUSES = (400, 413, 415)
-_CROSS_SITE = "Forbidden: the request is cross-site, or authorization failed"
+_FORBIDDEN = "Forbidden: the caller lacks the right `{right}`, or authorization failed"
+_CROSS_SITE = "Forbidden: the request is cross-site, the caller lacks the right `{right}`, or " + (
+    "authorization failed"
+)
+_TOO_MANY = "Too Many Requests: too many wrong tokens from this address"
 
 
 class InvalidValue(Struct):
-    """Location and message of one invalid value."""
+    """Location of an invalid value, and the error message."""
 
     loc: list[str | int]
     msg: str
@@ -39,82 +43,23 @@ class Problem(Struct, kw_only=True):
     version: int | UnsetType | None = UNSET
 
 
-class Operation(Protocol):
-    """One method of one path, as far as it is described."""
+def describe(
+    operations: Sequence[Operation],
+    prefix: str,
+    *,
+    title: str,
+    text: str,
+    statuses: Sequence[int] = (),
+) -> Json:
+    """Return the OpenAPI document of `operations`.
 
-    @property
-    def method(self) -> str:
-        """HTTP method; GET includes HEAD."""
-        ...
-
-    @property
-    def path(self) -> str:
-        """Path below the prefix."""
-        ...
-
-    @property
-    def handle(self) -> Callable[..., object]:
-        """Function that handles the request; its name is the id of the operation."""
-        ...
-
-    @property
-    def summary(self) -> str:
-        """One line."""
-        ...
-
-    @property
-    def response_type(self) -> Any:
-        """Type of the response body, or None."""
-        ...
-
-    @property
-    def text_types(self) -> tuple[str, ...]:
-        """Other media types of the response body."""
-        ...
-
-    @property
-    def status(self) -> int:
-        """Status of success."""
-        ...
-
-    @property
-    def body_type(self) -> Any:
-        """Type of the request body, or None."""
-        ...
-
-    @property
-    def other_body(self) -> Mapping[str, Any] | None:
-        """JSON Schema of another request body, or None."""
-        ...
-
-    @property
-    def optional(self) -> bool:
-        """True if the body may be omitted."""
-        ...
-
-    @property
-    def query(self) -> tuple[Parameter, ...]:
-        """Query parameters."""
-        ...
-
-    @property
-    def conditions(self) -> Mapping[str, bool]:
-        """Names of the request headers in use, and True if the header is required."""
-        ...
-
-    @property
-    def headers(self) -> tuple[str, ...]:
-        """Names of the response headers."""
-        ...
-
-    @property
-    def error_statuses(self) -> tuple[int, ...]:
-        """Other statuses, except those that every operation has."""
-        ...
-
-
-def describe(operations: Sequence[Operation], prefix: str, *, title: str, text: str) -> Json:
-    """Return the OpenAPI document of `operations` below `prefix`, with a title and description."""
+    Args:
+        operations: Operations below `prefix`.
+        prefix: Path of the API.
+        title: Title of the API.
+        text: Description of the API.
+        statuses: Statuses of errors that every operation has, in addition to those of all APIs.
+    """
     types = {
         body_type
         for operation in operations
@@ -127,7 +72,7 @@ def describe(operations: Sequence[Operation], prefix: str, *, title: str, text: 
     paths: dict[str, Json] = {}
     for operation in operations:
         path = paths.setdefault(prefix + operation.path, {})
-        path[operation.method.lower()] = _operation(operation, schema_of)
+        path[operation.method.lower()] = _operation(operation, schema_of, statuses)
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": "1", "description": text},
@@ -140,12 +85,12 @@ def describe(operations: Sequence[Operation], prefix: str, *, title: str, text: 
     }
 
 
-def _operation(operation: Operation, schema_of: dict[Any, Json]) -> Json:
+def _operation(operation: Operation, schema_of: dict[Any, Json], statuses: Sequence[int]) -> Json:
     description: Json = {
         "operationId": getattr(operation.handle, "__name__", operation.path),
         "summary": operation.summary,
         "parameters": list(_parameters(operation)),
-        "responses": _responses(operation, schema_of),
+        "responses": _responses(operation, schema_of, statuses),
     }
     if operation.body_type is not None:
         schema = schema_of[operation.body_type]
@@ -171,7 +116,7 @@ def _parameters(operation: Operation) -> Iterator[Json]:
         yield {"name": name, "in": "header", "required": required, "schema": string}
 
 
-def _responses(operation: Operation, schema_of: dict[Any, Json]) -> Json:
+def _responses(operation: Operation, schema_of: dict[Any, Json], statuses: Sequence[int]) -> Json:
     success: Json = {"description": HTTPStatus(operation.status).phrase}
     if operation.headers:
         success["headers"] = {name: {"schema": {"type": "string"}} for name in operation.headers}
@@ -181,14 +126,21 @@ def _responses(operation: Operation, schema_of: dict[Any, Json]) -> Json:
             **{name: {"schema": {"type": "string"}} for name in operation.text_types},
         }
     changes = operation.method != "GET"
-    errors = {*_COMMON_STATUSES, *operation.error_statuses, *(_BODY_STATUSES if changes else ())}
+    errors = {*_COMMON_STATUSES, *statuses, *operation.error_statuses}
+    if changes:
+        errors.update(_BODY_STATUSES)
     problem = {PROBLEM_JSON: {"schema": schema_of[Problem]}}
     responses = {
         str(operation.status): success,
         **{str(status): _error(status, problem) for status in sorted(errors)},
     }
-    if changes:
-        responses["403"]["description"] = _CROSS_SITE
+    forbidden = _CROSS_SITE if changes else _FORBIDDEN
+    responses["403"]["description"] = forbidden.format(right=operation.right)
+    responses["429"] = {
+        **_error(429, problem),
+        "description": _TOO_MANY,
+        "headers": {"retry-after": {"schema": {"type": "integer"}}},
+    }
     return responses
 
 

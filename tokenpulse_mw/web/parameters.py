@@ -1,7 +1,8 @@
-"""Query parameters of endpoints."""
+"""Query parameters of an API for operators."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from .problems import Error, invalid
 
 Schema = dict[str, Any]
 
+_NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
 _MAX_VALUE_CHARS = 100  # of an invalid value in an error
 
 
@@ -55,6 +57,19 @@ def integer(name: str, description: str, *, maximum: int, default: int) -> Param
         return number
 
     schema = {"type": "integer", "minimum": 1, "maximum": maximum, "default": default}
+    return Parameter(name, description, schema, read, default)
+
+
+def number(name: str, description: str, *, maximum: float, default: float) -> Parameter:
+    """Return a parameter that is a number from 0 to `maximum`."""
+
+    def read(text: str) -> float:
+        value = float(text) if _NUMBER.fullmatch(text) else -1.0
+        if not 0 <= value <= maximum:
+            raise ValueError(f"must be a number from 0 to {maximum:g}")
+        return value
+
+    schema = {"type": "number", "minimum": 0, "maximum": maximum, "default": default}
     return Parameter(name, description, schema, read, default)
 
 

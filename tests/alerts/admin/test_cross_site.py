@@ -8,9 +8,9 @@ import anyio
 import pytest
 
 from tokenpulse_mw.alerts import AlertEvent
-from tokenpulse_mw.alerts.admin.operation import Operation
 from tokenpulse_mw.alerts.admin.routes import OPERATIONS
 from tokenpulse_mw.alerts.store import Matcher
+from tokenpulse_mw.web.operation import Operation
 
 from .api import Api, trouble
 

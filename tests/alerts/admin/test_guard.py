@@ -13,8 +13,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from tokenpulse_mw import AlertEngine, Exchange, ExchangeMiddleware
+from tokenpulse_mw import AlertEngine, Exchange, ExchangeMiddleware, Person
 from tokenpulse_mw.alerts.admin import alert_routes
+from tokenpulse_mw.alerts.admin.routes import OPERATIONS
+from tokenpulse_mw.web.auth import RIGHTS
+from tokenpulse_mw.web.operation import Operation
 
 from ...support.asgi import drive, http_scope
 from .api import AUTHORIZE, PREFIX, TOKEN, Api, trouble
@@ -74,7 +77,7 @@ def test_other_result_gets_401_and_is_logged(
     api = Api(authorize=lambda request: result)
 
     assert api.request("GET").status_code == 401
-    assert "authorize must return True, a name or False" in caplog.text
+    assert "authorize must return True, a name, a Person or False" in caplog.text
 
 
 def test_http_exception_of_authorize_is_the_response() -> None:
@@ -164,3 +167,30 @@ def test_invalid_prefix_is_rejected(prefix: str) -> None:
     """The error of an invalid prefix has a valid one."""
     with pytest.raises(ValueError, match="such as /admin/alerts"):
         alert_routes(AlertEngine(), authorize=AUTHORIZE, prefix=prefix)
+
+
+RIGHTS_OF = {
+    "POST /{id}/ack": "ack",
+    "POST /{id}/unack": "ack",
+    "POST /silences": "ack",
+    "DELETE /silences/{id}": "ack",
+    "POST /test": "ack",
+    "PUT /thresholds": "thresholds",
+    "PATCH /thresholds": "thresholds",
+    "POST /evaluate": "read",
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda one: f"{one.method} {one.path}")
+def test_each_operation_needs_one_right(operation: Operation) -> None:
+    """A caller with all other rights gets 403, and one with only this right does not."""
+    right: Any = RIGHTS_OF.get(f"{operation.method} {operation.path}", "read")
+    statuses = [
+        Api(authorize=lambda request, can=can: Person("ada", can=can))
+        .request(operation.method, operation.path)
+        .status_code
+        for can in (RIGHTS - {right}, {right})
+    ]
+
+    assert statuses[0] == 403
+    assert statuses[1] != 403

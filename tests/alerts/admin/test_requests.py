@@ -38,7 +38,7 @@ def test_error_is_problem_details_and_not_cached() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "allow"), [("/thresholds", "GET, PUT, PATCH, HEAD"), ("/test", "POST")]
+    ("path", "allow"), [("/thresholds", "GET, HEAD, PUT, PATCH"), ("/test", "POST")]
 )
 def test_other_method_gets_405_with_allow(path: str, allow: str) -> None:
     """A 405 lists the allowed methods in `Allow` and in the detail."""

@@ -470,3 +470,61 @@ def test_names_of_a_process_are_bounded() -> None:
         f"c{number}": f"g{number}" for number in range(4)
     }
     assert decode_bucket(encode_bucket(bucket), PROTOCOL) == bucket
+
+
+def test_response_over_a_websocket_counts_tokens_and_no_request() -> None:
+    """The tenant has its tokens, its name and its usage; the handshake was the only request."""
+    gathered = Gathered()
+    fields = {"tenant": "7", "tenant_name": "Acme", "model": "gpt-5", "provider": "openai"}
+    gathered.observe(1000.0, status=101, method="GET", tenant="7", provider="openai")
+    for now in (1001.0, 1002.0):
+        response = exchange(
+            status=101, usage=TokenUsage(10, 5), usage_source="reported", cost_nanos=7, **fields
+        )
+        gathered.aggregator.observe_usage(response, now)
+    missing = exchange(status=101, usage_source="missing", **fields)
+    gathered.aggregator.observe_usage(missing, 1003.0)
+
+    bucket = gathered.last()
+    assert bucket.arrivals == [1, 0, 0, 0, 0]
+    assert bucket.tenants == {"7": 1 | 30 << SHIFT}
+    assert bucket.tenant_names == {"7": "Acme"}
+    assert bucket.usage == {("7", "gpt-5", "openai"): [3, 20, 10, 0, 0, 0, 14, 1]}
+    assert sum(count & (1 << SHIFT) - 1 for count in bucket.latencies.values()) == 1
+
+
+def test_responses_over_websockets_are_counted_in_the_slot_in_which_they_end() -> None:
+    """A connection may last for many slots, of which only those with a response have traffic."""
+    gathered = Gathered()
+    for now in (1000.0, 1007.0):
+        response = exchange(tenant="7", usage=TokenUsage(1, 2), usage_source="reported")
+        gathered.aggregator.observe_usage(response, now)
+    gathered.aggregator.seal(1e6)
+
+    assert [(bucket.slot, bucket.tenants) for bucket in gathered.buckets] == [
+        (200, {"7": 3 << SHIFT}),
+        (201, {"7": 3 << SHIFT}),
+    ]
+
+
+def test_many_tenants_of_websockets_are_gathered_in_several_buckets_of_a_slot() -> None:
+    """The number of names of a bucket is bounded for responses over WebSockets, too."""
+    gathered = Gathered(max_subjects=20_000)
+    for number in range(5000):
+        response = exchange(tenant=f"t{number}", usage=TokenUsage(1), usage_source="reported")
+        gathered.aggregator.observe_usage(response, 1000.0)
+    gathered.aggregator.seal(1e6)
+
+    assert max(len(bucket.tenants) for bucket in gathered.buckets) < 2500
+    assert sum(len(bucket.tenants) for bucket in gathered.buckets) == 5000
+
+
+def test_tenants_of_websockets_beyond_the_bound_are_counted_as_overflow() -> None:
+    """Four times `max_subjects` tenants are counted separately."""
+    gathered = Gathered(max_subjects=1)
+    for number in range(6):
+        response = exchange(tenant=f"t{number}", usage=TokenUsage(1), usage_source="reported")
+        gathered.aggregator.observe_usage(response, 1000.0)
+
+    assert gathered.last().tenants[OVERFLOW] == 2 << SHIFT
+    assert gathered.aggregator.overflowed == 0  # counts requests

@@ -471,3 +471,17 @@ def test_damaged_counts_do_not_limit_for_long(strategy: str, path: Path, clock: 
         for number in range(len(table._cells.ends)):
             table._cells.ends[number] = 1e300
         assert limiter.hit("a").remaining == 4
+
+
+def test_sample_has_the_keys_of_this_process(tmp_path: Path) -> None:
+    """The file has only hashes; without the file, the keys are those of the local table."""
+    limiter = ZoneLimiter("5/minute", path=tmp_path / "zone")
+    for key in ("a", "b", "c"):
+        limiter.hit(key)
+    other = ZoneLimiter("5/minute", path=tmp_path / "zone")
+
+    assert (limiter.sample(9), limiter.sample(2), other.sample(9)) == (
+        ["a", "b", "c"],
+        ["a", "c"],
+        [],
+    )

@@ -81,6 +81,7 @@ OPERATIONS = (
     Operation(
         method="POST",
         path="/{id}/ack",
+        right="ack",
         handle=acknowledge_alert,
         summary="Acknowledge an alert and stop its reminders",
         response_type=schemas.Alert,
@@ -91,6 +92,7 @@ OPERATIONS = (
     Operation(
         method="POST",
         path="/{id}/unack",
+        right="ack",
         handle=unacknowledge_alert,
         summary="Remove the acknowledgement of an alert",
         response_type=schemas.Alert,

@@ -6,8 +6,8 @@ from inspect import getdoc
 
 from ...web.parameters import integer
 from ...web.problems import ProblemError, invalid
+from ...web.text import single_line
 from ..rules import Rule
-from ..sinks.text import single_line
 from . import schemas
 from .operation import AdminRequest, AdminResponse, Operation
 from .serializers import finding, to_datetime
@@ -122,6 +122,7 @@ OPERATIONS = (
     Operation(
         method="POST",
         path="/test",
+        right="ack",
         handle=test_sink,
         summary="Send a test alert to one sink, in one attempt past its queue",
         body_type=schemas.TestBody,

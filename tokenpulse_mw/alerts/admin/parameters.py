@@ -1,4 +1,4 @@
-"""Query parameters that only the admin API has."""
+"""Query parameters of the admin API: subjects and cursors."""
 
 from __future__ import annotations
 

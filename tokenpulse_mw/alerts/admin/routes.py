@@ -5,10 +5,11 @@ from __future__ import annotations
 from starlette.routing import BaseRoute
 
 from ...web.auth import Authorize, Guard
+from ...web.endpoint import check_prefix
 from ...web.openapi import describe
 from ..engine import AlertEngine
 from . import alerts, diagnostics, fleet, silences, thresholds
-from .endpoint import Endpoint
+from .endpoint import STORE_STATUSES, Endpoint
 from .operation import AdminRequest, AdminResponse, Operation
 
 _DESCRIPTION = (
@@ -40,16 +41,15 @@ def alert_routes(
 
     Args:
         engine: The alert engine.
-        authorize: Function of the request, async or not, that returns True or the name of the
-            caller, which is stored with the changes. False, None and an empty name are rejected
-            with 401, and an exception with 403.
+        authorize: Function of the request, async or not, that returns True, the name of the
+            caller, which is stored with the changes, or a `Person` with rights. False, None and an
+            empty name are rejected with 401, and an exception with 403.
         prefix: Path of the routes.
 
     Raises:
         ValueError: `authorize` is not callable, or `prefix` is not a path.
     """
-    if not prefix.startswith("/") or prefix.endswith("/") or "{" in prefix:
-        raise ValueError(f"prefix must be a path such as /admin/alerts, got {prefix!r}")
+    check_prefix(prefix, "/admin/alerts")
     guard = Guard(authorize, of="alert_routes")
     paths: dict[str, list[Operation]] = {}
     for operation in (_openapi(prefix), *OPERATIONS):
@@ -65,7 +65,9 @@ def alert_routes(
 
 
 def _openapi(prefix: str) -> Operation:
-    description = describe(OPERATIONS, prefix, title="Alerts", text=_DESCRIPTION)
+    description = describe(
+        OPERATIONS, prefix, title="Alerts", text=_DESCRIPTION, statuses=STORE_STATUSES
+    )
 
     async def get_openapi(request: AdminRequest) -> AdminResponse:
         root = request.http.scope.get("root_path")

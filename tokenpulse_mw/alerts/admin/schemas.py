@@ -8,11 +8,10 @@ from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
+from ...web.parameters import Schema
 from ..lifecycle import NAMES
 from ..store.records import Difference, Severity, State
 from ..thresholds import Flag, Range, Thresholds
-
-Schema = dict[str, Any]
 
 
 def schema_of(allowed: Range | Flag) -> Schema:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,19 +10,12 @@ import msgspec
 
 from .. import lifecycle
 from ..controls import Controls
-from ..serialization import finding_from_dict, finding_to_dict, number, replace_surrogates
+from ..serialization import finding_from_dict, finding_to_dict, number
 from ..store import records
 from . import schemas
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MIN_SECONDS, _MAX_SECONDS = -62_135_596_800, 253_402_300_799  # years 1 to 9999
-
-
-def as_json(value: object) -> bytes:
-    """Return `value` as JSON; lone surrogates, as in the name of a tenant, are replaced."""
-    plain = msgspec.to_builtins(value)
-    text = json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return replace_surrogates(text).encode()
 
 
 def to_datetime(seconds: float) -> datetime:

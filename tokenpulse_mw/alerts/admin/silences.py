@@ -89,6 +89,7 @@ OPERATIONS = (
     ),
     Operation(
         method="POST",
+        right="ack",
         path="/silences",
         handle=create_silence,
         summary="Create a silence for alerts that match all matchers",
@@ -108,6 +109,7 @@ OPERATIONS = (
     ),
     Operation(
         method="DELETE",
+        right="ack",
         path="/silences/{id}",
         handle=delete_silence,
         summary="Expire a silence",

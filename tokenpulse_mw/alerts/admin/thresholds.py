@@ -167,6 +167,7 @@ OPERATIONS = (
     ),
     Operation(
         method="PUT",
+        right="thresholds",
         handle=put_thresholds,
         summary="Set all thresholds with If-Match, or those that are fields of the body without it",
         body_type=schemas.AllThresholdsBody,
@@ -176,6 +177,7 @@ OPERATIONS = (
     ),
     Operation(
         method="PATCH",
+        right="thresholds",
         handle=patch_thresholds,
         summary="Set some thresholds and keep the others",
         body_type=schemas.SomeThresholdsBody,

@@ -14,14 +14,14 @@ from ...exchange import truncate_with_hash
 from ...usage import Cost
 from ...web.auth import Authorize, Guard, TenantOf
 from ...web.openapi import describe
-from ...web.parameters import Parameter, choice, text
+from ...web.parameters import Parameter, Schema, choice, text
 from ...web.problems import ProblemError, invalid
 from ..engine import AlertEngine
 from ..store.usage import USAGE_DIMENSIONS, UsageQuery, UsageRecord
 from ..traffic import OVERFLOW
 from ..traffic.classification import valid_text
 from . import schemas
-from .endpoint import Endpoint
+from .endpoint import STORE_STATUSES, Endpoint
 from .operation import AdminRequest, AdminResponse, Operation
 
 _DESCRIPTION = (
@@ -73,7 +73,9 @@ def usage_routes(
         ValueError: `authorize` is not callable.
     """
     guard = Guard(authorize, of="usage_routes")
-    description = describe([OPERATION], path, title="Usage", text=_DESCRIPTION)
+    description = describe(
+        [OPERATION], path, title="Usage", text=_DESCRIPTION, statuses=STORE_STATUSES
+    )
 
     async def get_openapi(request: AdminRequest) -> AdminResponse:  # noqa: ARG001
         return AdminResponse(description)
@@ -113,9 +115,9 @@ async def get_usage(request: AdminRequest) -> AdminResponse:
 
 async def get_own_usage(request: AdminRequest) -> AdminResponse:
     """Return the usage of the tenant that sent the request."""
-    if request.name in ("", OVERFLOW):  # the usage of several tenants is counted as overflow
+    if request.caller.name in ("", OVERFLOW):  # the usage of several tenants is counted as overflow
         raise ProblemError(403, "Forbidden: the request has no tenant.")
-    return await _report(request, tenant=valid_text(truncate_with_hash(request.name)))
+    return await _report(request, tenant=valid_text(truncate_with_hash(request.caller.name)))
 
 
 async def _report(request: AdminRequest, *, tenant: str | None) -> AdminResponse:
@@ -202,7 +204,7 @@ def _dimensions(name: str, description: str) -> Parameter:
             raise ValueError(f"must be one or more of {','.join(USAGE_DIMENSIONS)}")
         return names
 
-    schema: schemas.Schema = {"type": "string", "pattern": f"^({'|'.join(USAGE_DIMENSIONS)}|,)+$"}
+    schema: Schema = {"type": "string", "pattern": f"^({'|'.join(USAGE_DIMENSIONS)}|,)+$"}
     return Parameter(name, description, schema, read, ())
 
 

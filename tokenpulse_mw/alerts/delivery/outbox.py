@@ -10,10 +10,11 @@ import anyio
 
 from ...exchange import component_name
 from ...lifespan import LoopLock
+from ...web.text import single_line
 from ..evaluator import check_distinct
 from ..lifecycle import GLOBAL, Finding
 from ..sinks import AlertEvent, Sink
-from ..sinks.text import LONGEST_FINGERPRINT, single_line
+from ..sinks.text import LONGEST_FINGERPRINT
 from ..steps import STEP, Steps, batches, in_steps
 from ..store.records import Notification
 from ..store_writer import Snapshot

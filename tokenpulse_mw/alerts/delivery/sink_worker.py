@@ -13,8 +13,9 @@ import anyio
 
 from ...lifespan import LoopLock
 from ...outages import Outage
+from ...web.text import single_line
 from ..sinks import AlertEvent, Rejected, RetryLater, Sink
-from ..sinks.text import LONGEST_FINGERPRINT, name_of, single_line
+from ..sinks.text import LONGEST_FINGERPRINT, name_of
 from ..steps import STEP, Steps, batches, in_steps
 from ..store_writer import StoreWriter
 from ..timeouts import Recovered, Report, call_with_timeout, ignored

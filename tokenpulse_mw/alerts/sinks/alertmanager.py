@@ -16,12 +16,12 @@ import msgspec
 from ...outages import Outage
 from ...secret import hide_arguments
 from ...validation import check_seconds
+from ...web.text import single_line
 from ..lifecycle import NAMES, Finding, Severity, labels_of
 from ..serialization import number
 from .base import PostClient, Rejected, Transport
 from .event import AlertEvent, rfc3339
 from .http import create_client, require_httpx2
-from .text import single_line
 
 _PATH = "/api/v2/alerts"
 _LIFETIMES = 4  # as in Prometheus: an alert expires after three lost requests

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 
+from ...web.text import single_line
 from ..lifecycle import Finding
 from .event import AlertEvent
-from .text import LONGEST_FINGERPRINT, name_of, single_line
+from .text import LONGEST_FINGERPRINT, name_of
 
 logger = logging.getLogger("tokenpulse_mw.alerts")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from ...web.text import single_line
 from .event import AlertEvent, rfc3339
 from .http import HttpSink, to_json
-from .text import single_line
 
 _COLOURS = {"info": "#439fe0", "warning": "#daa038", "critical": "#a30200"}
 _RESOLVED = "#2eb886"

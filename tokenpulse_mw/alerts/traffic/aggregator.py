@@ -142,6 +142,19 @@ class TrafficAggregator:
         if exchange.usage_source is not None or exchange.cost_nanos is not None:
             self._add_usage(exchange)
 
+    def observe_usage(self, exchange: Exchange, now: float) -> None:
+        """Count the tokens and the usage of a response that is not a request of its own."""
+        if now >= self._due:
+            self._roll(now)
+        if len(self._bucket.keys) + len(self._bucket.tenants) > _MAX_BUCKET_NAMES:
+            self._close()
+        self._add_tenant_name(exchange)
+        usage = exchange.usage
+        if usage is not None and usage.total:
+            tenant = _name(exchange.tenant)
+            self._add(self._bucket.tenants, tenant, usage.total << SHIFT, OVERFLOW)
+        self._add_usage(exchange)
+
     def _add_usage(self, exchange: Exchange) -> None:
         """Add the usage and the cost of a model's response."""
         # The label of a model changes when the model responds.
@@ -275,6 +288,13 @@ class TrafficAggregator:
 
     def _add_names(self, exchange: Exchange, traffic_class: TrafficClass) -> None:
         """Store the names of the tenant and of the credential."""
+        self._add_tenant_name(exchange)
+        if exchange.credential and exchange.credential_group:
+            for outcomes in (traffic_class.outcomes, traffic_class.authentications):
+                if outcomes is not None:
+                    outcomes.group = valid_text(exchange.credential_group)
+
+    def _add_tenant_name(self, exchange: Exchange) -> None:
         if exchange.tenant and exchange.tenant_name:
             bucket, tenant = self._bucket, _name(exchange.tenant)
             self._set(bucket.tenant_names, tenant, valid_text(exchange.tenant_name))
@@ -285,10 +305,6 @@ class TrafficAggregator:
             self.tenant_names.move_to_end(tenant)
             if len(self.tenant_names) > self._max_subjects:
                 self.tenant_names.popitem(last=False)
-        if exchange.credential and exchange.credential_group:
-            for outcomes in (traffic_class.outcomes, traffic_class.authentications):
-                if outcomes is not None:
-                    outcomes.group = valid_text(exchange.credential_group)
 
     def _set(self, names: dict[str, str], identity: str, name: str) -> None:
         if identity in names or len(names) < self._max_names:

@@ -10,6 +10,7 @@ from starlette.types import Scope
 from ...exchange import Exchange, annotations_of, recorder_of
 from ...validation import check_choice
 from ..callables import KeyFunction, factory
+from ..key_kinds import tenant_kind, text_kind, with_kind
 from ..misuse import logger
 
 _ONLY_ANNOTATED = ("tenant", "api_key", "credential")
@@ -45,7 +46,8 @@ def annotation(field: str) -> KeyFunction:
             detector.inspect(scope, value)
         return value or None
 
-    return key
+    create_kind = tenant_kind if field == "tenant" else text_kind
+    return with_kind(key, create_kind(f"annotation {field}"))
 
 
 class _MissingAnnotationDetector:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
+from functools import partial
 from ipaddress import ip_address
 
 from starlette.types import Scope
 
 from ...exchange import truncate_with_hash
 from ..callables import KeyFunction, cached, factory
+from ..key_kinds import KeyKind, NameOf, with_kind
 from ..misuse import logger
-from .address import Networks, network_grouper, pack
+from .address import Networks, format_key, network_grouper, pack
 from .forwarded import client_behind, parser_for
 from .header import header_name, header_values
 
@@ -90,7 +92,21 @@ def client_address(
             return key
         return cached(client_keys, host, key)
 
-    return from_peer_or_proxy if proxies else from_peer
+    kind = KeyKind("client address", _address_text, partial(_parse, group))
+    return with_kind(from_peer_or_proxy if proxies else from_peer, kind)
+
+
+def _address_text(key: Hashable, name_of: NameOf) -> str:  # noqa: ARG001
+    """Return an address or a network as text; peers without one are named by their host."""
+    if isinstance(key, bytes):
+        return format_key(key) or key.hex()
+    return str(key) or "no address"
+
+
+def _parse(group: Callable[[bytes], bytes], text: str) -> bytes | str:
+    """Return the key of a client whose address, network or host is `text`."""
+    packed = pack(text.partition("/")[0])
+    return text if packed is None else group(packed)
 
 
 class _UntrustedProxyDetector:

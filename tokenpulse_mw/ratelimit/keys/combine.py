@@ -7,6 +7,7 @@ from collections.abc import Hashable
 from starlette.types import Scope
 
 from ..callables import KeyFunction, check_function, factory, reading_model, reads_model
+from ..key_kinds import combined_kind, kind_of, with_kind
 
 
 @factory
@@ -27,4 +28,5 @@ def combine(*keys: KeyFunction) -> KeyFunction:
         parts = tuple([key(scope) for key in keys])
         return None if parts.count(None) == len(parts) else parts
 
+    with_kind(combined, combined_kind(*map(kind_of, keys)))
     return reading_model(combined) if reads_model(*keys) else combined

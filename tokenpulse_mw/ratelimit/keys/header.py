@@ -10,6 +10,7 @@ from starlette.types import Scope
 
 from ...exchange import request_headers
 from ..callables import KeyFunction, factory
+from ..key_kinds import secret_kind, with_kind
 
 _WITH_SCHEME = ("authorization", "proxy-authorization")  # case-insensitive: RFC 9110, 11.1
 _SEVERAL = "several"  # key of requests that repeat the header
@@ -41,7 +42,7 @@ def header(name: str) -> KeyFunction:
             value = scheme.lower() + blank + rest
         return blake2b(value, digest_size=16, key=salt).digest()
 
-    return key
+    return with_kind(key, secret_kind(f"header {lower_name}"))
 
 
 def header_name(name: str) -> str:

@@ -16,6 +16,7 @@ from ...exchange import (
     requested_model,
 )
 from ..callables import KeyFunction, factory, reading_model
+from ..key_kinds import text_kind, with_kind
 
 
 @factory
@@ -44,7 +45,7 @@ def model(models: Models | None = None) -> KeyFunction:
             return None if is_safe(scope) else UNKNOWN
         return (fold_model(name) or UNKNOWN) if models is None else models.declared_label(name)
 
-    return reading_model(key)
+    return with_kind(reading_model(key), text_kind("model"))
 
 
 def model_of(scope: Scope) -> str | None:

@@ -9,6 +9,7 @@ from starlette.types import Scope
 
 from ...exchange import RouteTemplates, method_label, recorder_of, request_headers
 from ..callables import KeyFunction, factory
+from ..key_kinds import text_kind, with_kind
 from ..misuse import WarnOnce
 
 _OPAQUE = "/{path}"  # template of an application without routes
@@ -36,7 +37,7 @@ def route() -> KeyFunction:
             warn("route() cannot read the routes, so they share one limit: %r", error)
             return f"{method} {_OPAQUE}"
 
-    return key
+    return with_kind(key, text_kind("route"))
 
 
 def _template(scope: Scope, method: str, routers: dict[int, tuple[Any, RouteTemplates]]) -> str:

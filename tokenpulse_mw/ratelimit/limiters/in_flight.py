@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable
+from itertools import islice
 
 from ...validation import check_integer
 from .decision import Decision
@@ -32,6 +33,7 @@ class InFlight:
     """
 
     window = None
+    storage_kind = "memory"
 
     def __init__(self, limit: int) -> None:
         self.limit = check_integer("limit", limit, maximum=MAX_SLOTS)
@@ -40,6 +42,10 @@ class InFlight:
 
     def __len__(self) -> int:
         return len(self._taken)
+
+    def sample(self, most: int) -> list[Hashable]:
+        """Return at most `most` keys with requests in progress in this process."""
+        return list(islice(self._taken, most))
 
     def hit(self, key: Hashable, cost: int = 1) -> Decision:
         """Take `cost` slots for `key` if they are free; call `release` afterwards."""

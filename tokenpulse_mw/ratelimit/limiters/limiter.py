@@ -16,6 +16,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from heapq import nlargest
+from itertools import islice
 from typing import Any
 
 from ...validation import check_integer
@@ -63,11 +64,14 @@ class Limiter:
         timezone: Time zone of calendar windows, else None.
         evictions: Entries evicted from the full table before they expired.
         clears: Number of calls of `clear`. A hit from before the last one must not be charged.
+        storage_kind: Place of the counts: "memory" of this process, or "workers" of this machine.
 
     Raises:
         ValueError: `limit` is not a rate, `max_keys` is not an integer from 1 to 10,000,000, the
             strategy is unknown, a clock is not callable, or the time zone is unknown or not used.
     """
+
+    storage_kind = "memory"
 
     def __init__(
         self,
@@ -130,6 +134,13 @@ class Limiter:
     def __iter__(self) -> Iterator[Hashable]:
         """Return an iterator over a copy of the table's keys; some may have expired."""
         return iter(list(self._states))
+
+    def sample(self, most: int) -> list[Hashable]:
+        """Return at most `most` keys of the table, in a time that does not grow with the table.
+
+        Of a larger table, half of them are those that were added last.
+        """
+        return sample_keys(self._states, most)
 
     def hit(self, key: Hashable, cost: int = 1) -> Decision:
         """Count a request of `cost` for `key` if it is within the limit.
@@ -390,6 +401,15 @@ class Limiter:
 
     def _load(self, key: Hashable, now: float) -> Any:
         return self._strategy.load(self._sketch, key, now) if self._sketch is not None else None
+
+
+def sample_keys(table: dict[Hashable, Any], most: int) -> list[Hashable]:
+    """Return at most `most` keys of a table: those that were added first, and last."""
+    # The iterators of `dict` are 20 times as fast as those of an OrderedDict.
+    if len(table) <= most:
+        return list(dict.__iter__(table))
+    first = islice(dict.__iter__(table), most - most // 2)
+    return [*first, *islice(dict.__reversed__(table), most // 2)]
 
 
 def _encoded(key: Hashable) -> bytes | None:

@@ -18,6 +18,7 @@ class StoredLimiter(ABC):
     supports_refund: bool
     counters: object
     clears: int
+    storage_kind: str
     clock: Callable[[], float]
 
     @property
@@ -40,6 +41,14 @@ class StoredLimiter(ABC):
     @abstractmethod
     async def hit(self, key: Hashable, cost: int = 1) -> Decision:
         """Count `cost` for `key` if it is within the limit."""
+
+    @abstractmethod
+    async def peek(self, key: Hashable, cost: int = 1) -> Decision:
+        """Return what `hit` would decide, without counting."""
+
+    @abstractmethod
+    async def reset(self, key: Hashable) -> None:
+        """Remove the usage of `key`."""
 
     @abstractmethod
     async def charge(
@@ -68,6 +77,7 @@ class StoredInFlight(ABC):
     supports_refund: bool
     counters: object
     clears: int
+    storage_kind: str
 
     @abstractmethod
     async def hit(self, key: Hashable, cost: int = 1) -> Decision:

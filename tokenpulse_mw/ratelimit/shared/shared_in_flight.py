@@ -97,6 +97,7 @@ class SharedInFlight(StoredInFlight):
     """
 
     window = None
+    storage_kind = "redis"
     supports_refund = True
 
     @hide_arguments

@@ -78,6 +78,7 @@ class SharedLimiter(StoredLimiter):
         limit: Requests, tokens or micro-dollars per window.
         window: Seconds.
         currency: "USD" if the limiter counts micro-dollars, else None.
+        storage_kind: "redis" (or Valkey) or "memcached".
         supports_refund: True if `charge` can be used.
         counters: Identity of the counters: limiters with an equal value share them.
         place: Identity of the storage and its timeout: hits of limiters with an equal value can be
@@ -116,6 +117,7 @@ class SharedLimiter(StoredLimiter):
         check_name("prefix", prefix)
         check_storage(storage)
         check_window(storage, self.window, strategy)
+        self.storage_kind = "memcached" if is_memcached(storage) else "redis"
         self.strategy = strategy
         self.supports_refund = strategy == "fixed-window"
         self._on_error = on_error

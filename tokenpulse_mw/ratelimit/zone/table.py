@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from ..encoding import encode_key
 from ..limiters.fixed_window import Window
 from ..limiters.gcra import Bucket
+from ..limiters.limiter import sample_keys
 from ..limiters.sketch import WindowSketch
 from ..limiters.strategy import Strategy
 from .file import HEADER_BYTES, ZoneFile
@@ -56,6 +57,10 @@ class Addresses:
     def keys(self) -> list[Hashable]:
         """Return the keys whose addresses are stored."""
         return list(self._addresses)
+
+    def sample(self, most: int) -> list[Hashable]:
+        """Return at most `most` of the keys whose addresses are stored."""
+        return sample_keys(self._addresses, most)
 
     def add(self, key: Hashable) -> Address:
         """Return the address of `key`, and store it.

@@ -47,6 +47,8 @@ class ZoneInFlight(InFlight):
             folder or the file system is not suitable.
     """
 
+    storage_kind = "workers"
+
     def __init__(
         self,
         limit: int,

@@ -63,6 +63,8 @@ class ZoneLimiter(Limiter):
             folder or the file system is not suitable.
     """
 
+    storage_kind = "workers"
+
     def __init__(
         self,
         limit: str,
@@ -114,6 +116,12 @@ class ZoneLimiter(Limiter):
         with self._mutex:
             table = self._current()
             return super().__len__() if table is None else table.count(self.clock())
+
+    def sample(self, most: int) -> list[Hashable]:
+        """Return at most `most` keys that this process has used; some may have expired."""
+        with self._mutex:
+            table = self._current()
+            return super().sample(most) if table is None else table.addresses.sample(most)
 
     def __iter__(self) -> Iterator[Hashable]:
         """Return an iterator over the keys that this process has used last; some have expired."""

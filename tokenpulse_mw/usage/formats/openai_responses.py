@@ -1,4 +1,4 @@
-"""OpenAI Responses, and DashScope's own API, which uses the same counts."""
+"""OpenAI Responses and Realtime, and DashScope's own API, which uses the same counts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from itertools import islice
 import msgspec
 
 from ..bounds import MAX_TOOLS
-from ..document import Document, Event, is_small, opens_with
+from ..document import NOTHING, UNREADABLE, Document, Event, is_small, opens_with
+from ..session import SessionMessage, SessionResponses, object_of, text_of
 from ..tokens import Fields, TokenUsage, count, get_object, has_count, hidden_tokens
 from .base import Format, UsageReport, any_object, count_searches, is_text
 from .openai_chat import CACHE_WRITE, choice_has_output
@@ -93,3 +94,138 @@ FORMAT = Format(
     is_response=_is_response,
     has_error=_has_error,
 )
+
+
+END_TYPES = frozenset(
+    (
+        "response.completed",
+        "response.incomplete",
+        "response.failed",
+        "response.done",  # of Realtime
+    )
+)
+_BEGIN = "response.created"
+_TRANSCRIPTION = "conversation.item.input_audio_transcription.completed"
+_SESSIONS = frozenset(
+    (
+        "session.created",
+        "session.updated",
+        "transcription_session.created",
+        "transcription_session.updated",
+    )
+)
+_ERROR = "error"
+# Types of messages that are read; those of deltas only until the first output.
+SESSION_TYPES = frozenset((*END_TYPES, *_SESSIONS, _BEGIN, _TRANSCRIPTION, _ERROR))
+
+
+def is_delta(kind: str) -> bool:
+    """Return True for a message with output of a model."""
+    return kind.startswith("response.") and kind.endswith(".delta")
+
+
+class _ResponseObject(msgspec.Struct):
+    """The fields in use of the response in a message."""
+
+    id: msgspec.Raw = NOTHING
+    model: msgspec.Raw = NOTHING
+    status: msgspec.Raw = NOTHING
+    usage: msgspec.Raw = NOTHING
+    tool_usage: msgspec.Raw = NOTHING
+
+
+class _SessionObject(msgspec.Struct):
+    """The fields in use of the session in a message, which may also have long instructions."""
+
+    model: msgspec.Raw = NOTHING
+    audio: msgspec.Raw = NOTHING
+    input_audio_transcription: msgspec.Raw = NOTHING  # before the general availability
+
+
+_NO_RESPONSE, _NO_SESSION = _ResponseObject(), _SessionObject()
+_decode_response = msgspec.json.Decoder(_ResponseObject).decode
+_decode_session = msgspec.json.Decoder(_SessionObject).decode
+
+
+class OpenAISession:
+    """Reads the messages of a Realtime session, or of Responses over a WebSocket.
+
+    A response begins with `response.created` and ends with `response.done`, or with one of
+    `response.completed`, `response.incomplete` and `response.failed`. Responses have an id, because
+    several can be in progress. A transcription of the input is a response of its own, as another
+    model wrote it and it is billed apart; if it is billed by its duration, it is not counted.
+    """
+
+    __slots__ = ("_responses", "_transcription_model")
+
+    def __init__(self, responses: SessionResponses) -> None:
+        self._responses = responses
+        self._transcription_model: str | None = None
+
+    def read(self, kind: str, message: SessionMessage) -> None:
+        """Read a message of one of `SESSION_TYPES`, or one with output."""
+        if kind in END_TYPES:
+            self._end(kind, message)
+        elif kind == _BEGIN:
+            response = _response_of(message)
+            self._responses.begin(
+                text_of(response.id) or "",
+                model=text_of(response.model),
+                stream=text_of(message.stream_id),
+            )
+        elif kind in _SESSIONS:
+            self._read_session(message)
+        elif kind == _TRANSCRIPTION:
+            self._read_transcription(message)
+        elif kind == _ERROR:
+            self._fail(message)
+        else:
+            self._responses.mark_output(text_of(message.response_id), text_of(message.stream_id))
+
+    def _end(self, kind: str, message: SessionMessage) -> None:
+        responses, inner = self._responses, _response_of(message)
+        name, stream = text_of(inner.id), text_of(message.stream_id)
+        response = responses.find(name, stream) or responses.begin(name or "", stream=stream)
+        response.model = text_of(inner.model) or response.model
+        if (report := _report_of(inner.usage, inner.tool_usage)) is not None:
+            responses.add_usage(response, report.usage, report.fields)
+        failed = kind == "response.failed" or text_of(inner.status) == "failed"
+        responses.end(response, failed=failed)
+
+    def _read_session(self, message: SessionMessage) -> None:
+        session = _session_of(message)
+        self._responses.model = text_of(session.model) or self._responses.model
+        audio = get_object(object_of(session.audio), "input")
+        transcription = get_object(audio, "transcription")
+        model = (transcription or object_of(session.input_audio_transcription)).get("model")
+        if model and isinstance(model, str):
+            self._transcription_model = model
+
+    def _read_transcription(self, message: SessionMessage) -> None:
+        if (report := _report_of(message.usage)) is not None:
+            self._responses.add(self._transcription_model, report.usage, report.fields)
+
+    def _fail(self, message: SessionMessage) -> None:
+        """End the responses of a stream with an error; those of Realtime continue after one."""
+        if text_of(message.event_id) is None:
+            for response in self._responses.of_stream(text_of(message.stream_id)):
+                self._responses.end(response, failed=True)
+
+
+def _report_of(usage: msgspec.Raw, tool_usage: msgspec.Raw = NOTHING) -> UsageReport | None:
+    tools = object_of(tool_usage) or None
+    return _find_usage(Document(object="response", usage=object_of(usage), tool_usage=tools))
+
+
+def _session_of(message: SessionMessage) -> _SessionObject:
+    try:
+        return _decode_session(message.session)
+    except UNREADABLE:
+        return _NO_SESSION
+
+
+def _response_of(message: SessionMessage) -> _ResponseObject:
+    try:
+        return _decode_response(message.response)
+    except UNREADABLE:
+        return _NO_RESPONSE

@@ -2,57 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
-import schemathesis
 from starlette.applications import Starlette
 
-from tokenpulse_mw import Exchange, ExchangeMiddleware, InFlight, Policy, Settings, TokenPulse
+from tokenpulse_mw import InFlight, Limiter, Policy, Settings, SharedLimiter, TokenPulse, keys
 from tokenpulse_mw.ratelimit import LimitBody, limit_routes
-from tokenpulse_mw.web.auth import bearer
+from tokenpulse_mw.ratelimit.admin import limits as admin_limits
+from tokenpulse_mw.ratelimit.zone import ZoneInFlight, ZoneLimiter
 from tokenpulse_mw.web.problems import ProblemError
 
-from ..support.asgi import Answer, drive, http_scope
+from ...support.asgi import drive, http_scope
+from .api import JSON, TOKEN, Api, content
 
 pytestmark = pytest.mark.anyio
-
-TOKEN = (b"authorization", b"Bearer s3cret")
-JSON = (b"content-type", b"application/json")
-
-
-class Api:
-    """Endpoints of some limits.
-
-    Args:
-        policies: Limits.
-        options: Options of the routes.
-    """
-
-    def __init__(self, *policies: Policy, **options: Any) -> None:
-        self.policies: Sequence[Policy] = policies
-        self.exchanges: list[Exchange] = []
-        routes = limit_routes(policies, **{"authorize": bearer("s3cret"), **options})
-        self.app = ExchangeMiddleware(Starlette(routes=routes), observers=[self.exchanges.append])
-
-    async def send(
-        self, method: str, path: str = "", body: object = None, *, match: str = "*", **more: Any
-    ) -> Answer:
-        """Return the response to a request."""
-        headers = more.pop("headers", [TOKEN, JSON])
-        condition = [(b"if-match", match.encode())] if match else []
-        scope = http_scope(f"/admin/limits{path}", method=method, headers=[*headers, *condition])
-        data = b"" if body is None else json.dumps(body).encode()
-        return await drive(self.app, scope, received=[{"type": "http.request", "body": data}])
-
-
-def content(answer: Answer) -> Any:
-    """Return the decoded body."""
-    return json.loads(answer.body)
 
 
 async def test_all_limits_are_listed() -> None:
@@ -87,6 +54,51 @@ async def test_all_limits_are_listed() -> None:
         "version": 0,
         "changed_at": None,
         "changed_by": None,
+        "key": "client address",
+        "storage": "memory",
+        "keys": 0,
+        "max_keys": 5000,
+        "evictions": 0,
+    }
+
+
+async def test_table_of_each_limit_is_described(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unknown numbers are null: a storage is not asked, and a large file is not counted."""
+    monkeypatch.setattr(admin_limits, "_MAX_COUNTED", 20)
+    api = Api(
+        Policy(Limiter("9/minute", max_keys=2), name="address"),
+        Policy(ZoneLimiter("9/minute", path=tmp_path / "a", max_keys=20), name="zone"),
+        Policy(ZoneLimiter("9/minute", path=tmp_path / "b", max_keys=21), name="large"),
+        Policy(InFlight(8), name="slots", key=keys.header("X-API-Key")),
+        Policy(ZoneInFlight(8, path=tmp_path / "c"), name="zone-slots", key=keys.route()),
+        Policy(
+            SharedLimiter("9/minute", storage="redis://localhost:1"),
+            name="shared",
+            key=keys.combine(keys.annotation("tenant"), keys.model()),
+        ),
+        Policy(
+            SharedLimiter("9/minute", storage="memcached://localhost:1"),
+            name="cached",
+            key=lambda scope: "a",
+        ),
+    )
+    for policy in api.policies[:4]:
+        for key in "abc":
+            policy.local.hit(key)
+
+    limits = content(await api.send("GET"))["limits"]
+
+    names = ("key", "storage", "keys", "max_keys", "evictions")
+    assert {limit["policy"]: tuple(limit[name] for name in names) for limit in limits} == {
+        "address": ("client address", "memory", 2, 2, 1),
+        "zone": ("client address", "workers", 3, 20, 0),
+        "large": ("client address", "workers", None, 21, 0),
+        "slots": ("header x-api-key", "memory", 3, None, None),
+        "zone-slots": ("route", "workers", None, None, None),
+        "shared": ("annotation tenant, model", "redis", None, None, None),
+        "cached": ("function", "memcached", None, None, None),
     }
 
 
@@ -278,15 +290,6 @@ async def test_change_is_stored_before_it_applies() -> None:
         ("address", "4/minute", "unknown", 2),
     ]
     assert (failed.status, str(policy.rate)) == (503, "2 per minute")
-
-
-async def test_description_is_valid_openapi() -> None:
-    """It lists the paths with the statuses of their errors."""
-    description = content(await Api().send("GET", "/openapi.json"))
-
-    schemathesis.openapi.from_dict(description).validate()
-    put = description["paths"]["/admin/limits/{policy}"]["put"]
-    assert {"200", "401", "412", "422", "428"} <= set(put["responses"])
 
 
 @pytest.mark.parametrize("prefix", ["limits", "/limits/", "/{limits}"])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenpulse_mw.alerts.sinks.text import single_line
+from tokenpulse_mw.web.text import single_line
 
 
 @given(st.text(), st.integers(3, 20))

@@ -1,0 +1,157 @@
+"""Operators that a function of the application authorizes, and their wrong tokens."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import anyio
+import pytest
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from tokenpulse_mw import HttpMetrics, Person, Settings, TokenPulse, bearer
+
+from .support.asgi import Answer, drive, http_scope
+
+pytestmark = pytest.mark.anyio
+
+TOKEN = "an-admin-token-that-is-long"
+SCRAPER = "a-scrape-token-that-is-long"
+
+
+def gateway(app: Starlette | None = None, *, limit: str = "1000/day", **options: Any) -> ASGIApp:
+    """Return a gateway with a limit."""
+    settings = Settings(limit=limit, **options.pop("settings", {}))
+    metrics = HttpMetrics(CollectorRegistry())
+    pulse = TokenPulse(settings=settings, metrics=metrics, **options)
+    app = Starlette() if app is None else app
+    pulse.install(app)
+    return app
+
+
+async def send(
+    app: ASGIApp, path: str, token: str = "", method: str = "GET", **more: Any
+) -> Answer:
+    """Return the response to a request with a token."""
+    headers = more.pop("headers", [(b"authorization", f"Bearer {token}".encode())])
+    return await drive(app, http_scope(path, method=method, headers=headers, **more))
+
+
+async def authorize(request: Request) -> Person | None:
+    """Admit ada, who may only read."""
+    await anyio.lowlevel.checkpoint()
+    is_ada = request.headers.get("authorization") == "Bearer ada"
+    return Person("ada", can={"read"}) if is_ada else None
+
+
+async def test_requests_that_a_function_admits_are_not_limited() -> None:
+    """An async function replaces the admin token; other requests count under the limit."""
+    app = gateway(limit="2/day", authorize=authorize)
+
+    statuses = [(await send(app, "/admin/alerts", "ada")).status for _ in range(5)]
+    statuses += [(await send(app, "/admin/alerts", "guess")).status for _ in range(3)]
+    statuses.append((await send(app, "/admin/limits", "ada")).status)
+
+    assert statuses == [200] * 5 + [401, 401, 429, 200]
+
+
+async def test_rights_of_a_person_apply_to_all_endpoints() -> None:
+    """A caller without the right gets 403, and is not limited."""
+    app = gateway(limit="1/day", authorize=authorize)
+
+    answers = [
+        await send(app, path, "ada", method)
+        for path, method in (
+            ("/admin/alerts/test", "POST"),
+            ("/admin/limits/default", "DELETE"),
+            ("/admin/settings", "PUT"),
+            ("/admin/usage", "GET"),
+        )
+    ]
+
+    assert [answer.status for answer in answers] == [403, 403, 403, 200]
+    assert "needs the right `ack`; ada has `read`" in json.loads(answers[0].body)["detail"]
+
+
+async def test_function_that_fails_outside_of_the_application_is_called_inside() -> None:
+    """It may read what a middleware of the application adds; such requests are limited."""
+
+    class Users:
+        def __init__(self, app: ASGIApp) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            await self.app({**scope, "user": "ada"}, receive, send)
+
+    app = gateway(
+        Starlette(middleware=[Middleware(Users)]),
+        limit="12/day",
+        authorize=lambda request: request.user,
+    )
+
+    statuses = [(await send(app, "/admin/alerts", "session")).status for _ in range(13)]
+
+    assert statuses == [200] * 12 + [429]
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (
+            {"authorize": authorize, "settings": {"admin_token": TOKEN}},
+            "admin_token has no effect if TokenPulse is given authorize: leave it out, or leave "
+            "authorize out",
+        ),
+        ({"authorize": TOKEN}, "authorize must be a function of the request .* got a value of ty"),
+    ],
+)
+def test_invalid_authorize_raises(options: Any, error: str) -> None:
+    """It must be a function, and replaces the admin token."""
+    with pytest.raises(ValueError, match=error) as caught:
+        gateway(**options)
+    assert TOKEN not in str(caught.value)
+
+
+async def test_eleventh_wrong_token_of_a_minute_is_rejected() -> None:
+    """The limit is that of the client, and a token that was accepted from it before still works."""
+    app = gateway(authorize=bearer(TOKEN))
+    await send(app, "/admin/alerts", TOKEN)
+
+    answers = [await send(app, "/admin/alerts", f"guess-{number}") for number in range(12)]
+    other = ("198.51.100.7", 1)
+
+    assert [answer.status for answer in answers] == [401] * 10 + [429] * 2
+    assert answers[-1].headers["content-type"] == "application/problem+json"
+    assert 0 < int(answers[-1].headers["retry-after"]) <= 60
+    assert (await send(app, "/admin/settings", TOKEN)).status == 200
+    assert (await send(app, "/admin/limits", "guess", client=other)).status == 401
+
+
+async def test_clients_behind_a_trusted_proxy_have_limits_of_their_own() -> None:
+    """The client is that of the limits, not the proxy."""
+    app = gateway(settings={"admin_token": TOKEN, "trusted_proxies": ["10.0.0.0/8"]})
+
+    async def guess(address: bytes) -> int:
+        headers = [(b"authorization", b"Bearer guess"), (b"x-forwarded-for", address)]
+        answer = await send(app, "/admin/alerts", headers=headers, client=("10.0.0.1", 1))
+        return answer.status
+
+    statuses = [await guess(b"192.0.2.1") for _ in range(11)]
+
+    assert statuses == [401] * 10 + [429]
+    assert await guess(b"192.0.2.2") == 401
+
+
+async def test_wrong_metrics_tokens_are_limited() -> None:
+    """A scrape with the token that was accepted before still works."""
+    app = gateway(settings={"metrics_token": SCRAPER})
+    first = await send(app, "/metrics", SCRAPER)
+
+    statuses = [(await send(app, "/metrics", "guess")).status for _ in range(11)]
+
+    assert statuses == [404] * 10 + [429]
+    assert (first.status, (await send(app, "/metrics", SCRAPER)).status) == (200, 200)

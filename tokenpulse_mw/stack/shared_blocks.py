@@ -1,0 +1,98 @@
+"""Blocked keys of limits, which all processes of a gateway share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+from ..alerts import AlertEngine, StoreError
+from ..alerts.store import MemoryAlertStore
+from ..ratelimit import BlockedKeys, KeyBlock, Policy
+from ..ratelimit.encoding import decode_key, encode_key
+from ..web.problems import ProblemError
+
+logger = logging.getLogger("tokenpulse_mw")
+
+_PREFIX = "limit-blocks:"
+_KEPT_SECONDS = 86_400  # for which the end of a block is stored: no block lasts longer
+_MAX_CHANGES = 2000  # of a policy
+
+Changes = dict[str, KeyBlock]  # by the encoded key in hexadecimal
+
+
+class SharedBlocks:
+    """Blocked keys in all processes that share the alert store.
+
+    Each process applies a change at its next heartbeat, and a new process when it starts. The
+    stored value of a policy has the last change of each key. A process reads it before it adds a
+    change. If two processes do so in the same moment, one change is missing in the store until the
+    next one; no process that has it forgets it.
+
+    Args:
+        engine: The alert engine, of which this is a listener.
+        policies: Limits; more may be appended later.
+        blocks: Blocked keys of this process.
+    """
+
+    def __init__(
+        self, engine: AlertEngine, policies: Sequence[Policy], blocks: BlockedKeys
+    ) -> None:
+        self._engine, self._policies, self._blocks = engine, policies, blocks
+        self._changes: dict[str, Changes] = {}
+        engine.add_listener(self)
+
+    async def keep(self, policy: Policy, key: Hashable, block: KeyBlock) -> bool:
+        """Store a block, which the caller applies in this process.
+
+        Returns:
+            True if other processes may have the store; False if only this one has the block.
+
+        Raises:
+            ProblemError: The store failed.
+        """
+        try:
+            name = encode_key(key).hex()
+        except ValueError:  # no other process can have this key
+            return False
+        await self._engine.controls.refresh()  # calls `on_settings` with the changes of others
+        changes = self._merged(policy, {name: block})
+        try:
+            await self._engine.controls.set_setting(_PREFIX + policy.name, changes, by=block.by)
+        except StoreError as error:
+            logger.error(
+                "alert store failed, key not changed: policy=%s error=%s", policy.name, error
+            )
+            detail = "Service unavailable: the alert store failed; see the log."
+            raise ProblemError(503, detail) from None
+        return not isinstance(self._engine.store, MemoryAlertStore)
+
+    def on_settings(self, settings: Mapping[str, Any]) -> None:
+        """Apply the stored changes that are newer than those applied before."""
+        for policy in self._policies:
+            value = settings.get(_PREFIX + policy.name)
+            if value is None:
+                continue
+            known = self._changes.get(policy.name, {})
+            try:
+                stored = {name: KeyBlock(*change) for name, change in value.items()}
+                newer = {
+                    name: change
+                    for name, change in stored.items()
+                    if name not in known or change.at > known[name].at
+                }
+                keys = {name: decode_key(bytes.fromhex(name)) for name in newer}
+                self._merged(policy, newer)
+                for name, key in keys.items():
+                    self._blocks.set(policy, key, newer[name])
+            except (AttributeError, TypeError, ValueError) as error:
+                logger.error("stored blocks not applied: policy=%s error=%s", policy.name, error)
+
+    def _merged(self, policy: Policy, newer: Changes) -> Changes:
+        """Return the last change of each key, without those that no longer have an effect."""
+        oldest = self._blocks.clock() - _KEPT_SECONDS
+        changes = {**self._changes.get(policy.name, {}), **newer}
+        current = [item for item in changes.items() if item[1].at > oldest]
+        current.sort(key=lambda item: item[1].at)
+        self._changes[policy.name] = changes = dict(current[-_MAX_CHANGES:])
+        return changes
