@@ -36,6 +36,7 @@ _OVERLAP_SECONDS = 15.0  # in which a sample may be committed after a later one
 _MAX_RAW_BYTES = 16 * 1024 * 1024
 _MAX_REQUESTS = 50  # in progress, of a process
 _THREAD_BYTES = 64 * 1024  # more are compressed in a thread
+_DECODED_AT_ONCE = 8 * 1024  # bytes; more are decompressed in a thread
 _FLOAT_BYTES = 4
 _PROTOCOL = 1
 
@@ -353,7 +354,10 @@ class Fleet:
         if known is not None and stored.number <= known.number:
             return  # read before
         try:
-            sample = decode(stored.payload)
+            if len(stored.payload) > _DECODED_AT_ONCE:
+                sample = await to_thread.run_sync(decode, stored.payload)
+            else:
+                sample = decode(stored.payload)
         except ValueError as error:
             self._damage.failed(
                 "live numbers of another process skipped: process=%s error=%s",

@@ -344,8 +344,7 @@ async def series(
     for group in groups:
         assert history is not None  # it has the names
         for column in _COUNTS:
-            columns[column].append(_counts(history, kind, group, column, slots))
-        await checkpoint()
+            columns[column].append(await _counts(history, kind, group, column, slots))
         for column, (histogram, quantile) in _QUANTILES.items():
             columns[column].append(
                 await _quantiles(history, kind, group, histogram, quantile, slots)
@@ -377,10 +376,14 @@ _QUANTILES = {
 }
 
 
-def _counts(
+async def _counts(
     history: History, kind: str, names: Sequence[str], count: str, slots: range
 ) -> list[float | None]:
-    columns = [history.counts(kind, name, count, slots) for name in names]
+    columns = list[list[float | None]]()
+    for index, name in enumerate(names):
+        if index % _NAMES_PER_STEP == 0:
+            await checkpoint()
+        columns.append(history.counts(kind, name, count, slots))
     if len(columns) == 1:
         return [rounded(value) for value in columns[0]]
     return [sum_of(values) for values in zip(*columns, strict=True)]
@@ -408,6 +411,7 @@ async def _quantiles(
 
 
 _SLOTS_PER_STEP = 60
+_NAMES_PER_STEP = 10
 
 
 async def routes(window: Window, *, sort: str, limit: int, total: int) -> schemas.Routes:
