@@ -38,7 +38,7 @@ class LivePage:
 
     def log_in(self, token: str) -> None:
         """Fill in and submit the login form."""
-        self.page.get_by_label("Token").fill(token)
+        self.page.get_by_label("Token", exact=True).fill(token)
         self.page.get_by_role("button", name="Log in").click()
 
     def section(self, name: str) -> Locator:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Mount, Route
 
 import tokenpulse_mw
 from tokenpulse_mw.alerts import AlertEngine, AlertEvent, Finding, Thresholds, Traffic
@@ -79,7 +79,7 @@ class Gateway:
         self.scene = empty(time.time())
         self.version = 0
         self.rule = ChosenRule()
-        self.engine = AlertEngine([self.rule], [accept])
+        self.engine = self._engine()
         self.port = free_port()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: uvicorn.Server | None = None
@@ -98,7 +98,6 @@ class Gateway:
             port=self.port,
             log_config=None,
             access_log=False,
-            root_path=self.root_path,
             ws="none",
             timeout_graceful_shutdown=1,
         )
@@ -115,6 +114,14 @@ class Gateway:
         self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
 
+    def restart(self) -> None:
+        """Stop the server, lose what it has in memory, and start it again as another process."""
+        self.stop()
+        self.engine = self._engine()
+        self.scene.state["instance"] = {**self.scene.state["instance"], "id": "9b01", "pid": 990}
+        self.changed()
+        self.start()
+
     def show(self, scene: Callable[[float], Scene]) -> None:
         """Use the data of `scene` from now on, and fire its alerts."""
         self.scene = scene(time.time())
@@ -128,13 +135,20 @@ class Gateway:
 
     def evaluate(self) -> None:
         """Evaluate the rules."""
+        self.run(self.engine.evaluate())
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine in the event loop of the server, and return its result."""
         assert self._loop is not None
-        asyncio.run_coroutine_threadsafe(self.engine.evaluate(), self._loop).result(PATIENCE)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(PATIENCE)
 
     def paths(self) -> list[str]:
         """Return and clear the log."""
         log, self.log = self.log, []
         return log
+
+    def _engine(self) -> AlertEngine:
+        return AlertEngine([self.rule], [accept])
 
     def _authorize(self, request: Request) -> bool | str:
         below = request.url.path.removeprefix(f"{self.root_path}/admin/")
@@ -213,6 +227,8 @@ class Gateway:
             *alert_routes(self.engine, authorize=authorize),
             *settings_routes(authorize=authorize),
         ]
+        if self.root_path:
+            routes = [Mount(self.root_path, routes=routes)]
         return Starlette(routes=routes, lifespan=lifespan)
 
     def _tenants(self, request: Request) -> Any:

@@ -111,12 +111,13 @@ async function send(...request) {
 const explain = (error) => clean([error.message, ...(error.errors || []).map(({ loc, msg }) => `${loc.join(".")} ${msg}.`)].join(" "));
 
 function login(text) {
-  put($["login-error"], text);
+  put($.loginError, text);
+  admitted = false;
   if (!$.login.open) $.login.showModal();
 }
 let admitted = false;
 $.login.oncancel = (event) => event.preventDefault();
-$.login.onclose = () => admitted || $.login.showModal();
+$.login.onclose = () => admitted || login("");
 $.login.onsubmit = async (event) => {
   event.preventDefault();
   const before = token;
@@ -125,14 +126,13 @@ $.login.onsubmit = async (event) => {
     await call("GET", "live/state");
   } catch (error) {
     token = before;
-    put($["login-error"], error.status === 401 ? "This token is not accepted." : explain(error));
+    put($.loginError, error.status === 401 ? "This token is not accepted." : explain(error));
     return $.token.select();
   }
   if ($.keep.checked) kept("sessionStorage", "token", token);
   $.token.value = "";
   admitted = true;
   $.login.close();
-  admitted = false;
   tick(true);
 };
 $.logout.onclick = () => {
@@ -143,7 +143,7 @@ $.logout.onclick = () => {
 // ---- Polling
 
 const feeds = [], visible = new Set();
-let loading = false, stopped = false, failures = 0, triedAt = 0, answeredAt = 0;
+let loading = false, again = false, stopped = false, failures = 0, triedAt = 0, answeredAt = 0;
 
 // Load `path` (text, or a function that returns null for none) every `every` seconds and draw it.
 function feed(section, every, path, show, get = (url, headers) => call("GET", url, null, headers)) {
@@ -171,8 +171,9 @@ async function load(entry, force) {
 }
 // Load what is due (all with `force`), one request at a time.
 async function tick(force) {
-  if (loading) return;
+  if (loading) return void (again = again || force);
   loading = true;
+  again = false;
   triedAt = Date.now();
   try {
     for (const entry of feeds) await load(entry, force);
@@ -184,11 +185,8 @@ async function tick(force) {
     else if (!answeredAt) login(explain(error));
   }
   loading = false;
+  if (again) tick(true);
   beat();
-}
-function reload(...entries) {
-  for (const entry of entries) entry.loaded = null;
-  return tick();
 }
 function pausedBy() {
   if (all("dialog[open]").length || document.activeElement.matches("form :is(input, select)")) return "paused: editing";
@@ -209,21 +207,24 @@ function beat() {
 
 // ---- Tables
 
-const FORMATS = { num, share, span, usd, when };
+// The end of a path is its format; # is a number.
+const FORMATS = [[/#$/, num], [/_share$/, share], [/_seconds$/, span], [/_usd$/, usd], [/(at|since|until)$/, when]];
 const look = (row, path) => path.split(".").reduce((value, key) => (value == null ? null : value[key]), row);
 
-// Return a function that draws rows in place. `columns` has "heading:path:format" by "|"; `cells` has
-// functions of a row for columns without a path. `id` is the path of the key, or a function of the row.
+// Return a function that draws rows in place. `columns` has paths by "|", as "heading:path" if the heading is
+// not in the path, or only headings, whose functions of a row are in `cells`. `id` lists the paths of the key.
 function table(host, caption, id, columns, empty = "None.", cells = {}, most = 100) {
   const rows = new Map(), body = h("tbody", { role: "rowgroup" });
   const specs = columns.split("|").map((column) => {
-    const [title, path, format] = column.split(":");
-    return { title, path, format: FORMATS[format], cell: cells[title], number: format ? "n" : null };
+    const [, head, end] = /(?:(.*):)?(.*)/.exec(column), cell = cells[end], path = cell ? null : end.replace("#", "");
+    const format = !cell && (FORMATS.find(([pattern]) => pattern.test(end)) || [])[1];
+    const title = head || end.replace(/#|_(seconds|share|at)$/, "").replace("_per_minute", "/min").replace(/[._]/g, " ");
+    return { title: title[0].toUpperCase() + title.slice(1), path, format, cell, number: format ? "n" : null };
   });
   let sorted = null, down = false, items = [];
   const heads = specs.map((spec) => h("th", { scope: "col", role: "columnheader", class: spec.number }, spec.path ? h("button", { onclick: () => sort(spec) }, spec.title) : spec.title));
   const note = h("p", { class: "note" });
-  const view = h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption, hidden: true },
+  const view = h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table: " + caption, hidden: true },
     h("table", { role: "table" }, h("caption", { class: "hide" }, caption), h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, heads)), body));
   $["t-" + host].append(view, note);
 
@@ -251,7 +252,7 @@ function table(host, caption, id, columns, empty = "None.", cells = {}, most = 1
     const still = !moved && body.matches(":hover, :focus-within"); // no row moves under the pointer
     let next = body.firstChild;
     for (const item of (sorted ? [...data].sort(compare) : data).slice(0, most)) {
-      const key = typeof id === "string" ? look(item, id) : id(item);
+      const key = id.map((path) => item[path]).join("\n");
       if (seen.has(key)) continue;
       seen.add(key);
       let row = rows.get(key);
@@ -275,24 +276,24 @@ const buttons = (right, ...specs) => (can(right) ? specs.map(([label, onclick, k
 let run = null;
 // Open the dialog; `action` runs on submit, and if it fails all input is kept.
 function ask(title, children, label, action) {
-  draw($["dialog-title"], title);
-  $["dialog-body"].replaceChildren(...children.filter(Boolean));
-  put($["dialog-error"], "");
-  put($["dialog-ok"], label || "");
-  $["dialog-ok"].hidden = !label;
+  draw($.dialogTitle, title);
+  $.dialogBody.replaceChildren(...children.filter(Boolean));
+  put($.dialogError, "");
+  put($.dialogOk, label || "");
+  $.dialogOk.hidden = !label;
   run = action;
   $.dialog.showModal();
 }
-$["dialog-no"].onclick = () => $.dialog.close();
+$.dialogNo.onclick = () => $.dialog.close();
 $.dialog.onsubmit = async (event) => {
   event.preventDefault();
-  $["dialog-ok"].disabled = true;
+  $.dialogOk.disabled = true;
   try {
     await run();
     $.dialog.close();
     tick(true);
-  } catch (error) { put($["dialog-error"], explain(error)); }
-  $["dialog-ok"].disabled = false;
+  } catch (error) { put($.dialogError, explain(error)); }
+  $.dialogOk.disabled = false;
 };
 const complain = (error) => ask("Not done", [h("p", null, explain(error))]);
 
@@ -304,21 +305,20 @@ const can = (right) => Boolean(state) && state.me.can.includes(right);
 const shown = (provider) => !$.only.value || provider === $.only.value;
 const broken = (credential) => (credential.rejected ? "rejected" : credential.consecutive_failures >= 3 ? "failing" : "");
 
-const TOKENS = "Tokens in/min:tokens_per_minute.input:num|Out/min:tokens_per_minute.output:num";
-const drawProviders = table("providers", "Providers in the last minute", "name",
-  `Provider:name|Req/min:requests_per_minute:num|Errors:error_share:share|Cut off:truncated_share:share|p50:p50_seconds:span|p95:p95_seconds:span|First token p95:time_to_first_token_p95_seconds:span|${TOKENS}|429 vendor/min:limited_by_vendor_per_minute:num|429 ours/min:limited_by_us_per_minute:num|Requests left:upstream.requests_remaining:num|Tokens left:upstream.tokens_remaining:num|Credential|Failures in a row:consecutive_failures:num|Last success:last_success_at:when|No usage:usage_missing_share:share|Actions`,
+const TOKENS = "Tokens/min in:tokens_per_minute.input#|Tokens/min out:tokens_per_minute.output#";
+const drawProviders = table("providers", "Providers in the last minute", ["name"],
+  `Provider:name|requests_per_minute#|Errors:error_share|truncated_share|p50_seconds|p95_seconds|First token p95:time_to_first_token_p95_seconds|${TOKENS}|429 of vendor/min:limited_by_vendor_per_minute#|429 of us/min:limited_by_us_per_minute#|Upstream requests left:upstream.requests_remaining#|Tokens left:upstream.tokens_remaining#|Credential|Failures in a row:consecutive_failures#|last_success_at|usage_missing_share|Actions`,
   "No provider.", {
     Credential: (p) => (p.credential === "inactive" ? badge("warning", "inactive") : p.credential),
     Actions: (p) => buttons("ack", ["Silence", () => silence({ provider: p.name }), "s"]),
   });
-const keyOf = (...paths) => (row) => paths.map((path) => row[path]).join("\n");
-const drawCredentials = table("credentials", "Credentials, failing first", keyOf("provider", "group", "id"), "Credential:id|Provider:provider|Group:group|State|Failures in a row:consecutive_failures:num|Last success:last_success_at:when", "No credential is known.",
+const drawCredentials = table("credentials", "Credentials, failing first", ["provider", "group", "id"], "Credential:id|provider|group|State|Failures in a row:consecutive_failures#|last_success_at", "No credential is known.",
   { State: (c) => (broken(c) ? badge(c.rejected ? "critical" : "warning", broken(c)) : "ok") });
-const drawModels = table("models", "Models in the last minute", keyOf("provider", "name"), "Model:name|Provider:provider|Req/min:requests_per_minute:num|" + TOKENS);
-const drawSinks = table("sinks", "Sinks", "name", "Sink:name|Waiting:waiting:num|Dead letters:dead:num|Last delivery:last_ok_at:when|Actions", "No sink: alerts are only shown here.",
+const drawModels = table("models", "Models in the last minute", ["provider", "name"], "Model:name|provider|requests_per_minute#|" + TOKENS);
+const drawSinks = table("sinks", "Sinks", ["name"], "Sink:name|waiting#|Dead letters:dead#|Last delivery:last_ok_at|Actions", "No sink: alerts are only shown here.",
   { Actions: ({ name: sink }) => buttons("thresholds", ["Test", () => ask(["Send a test alert to ", name(sink), "?"], [], "Send", () => send("POST", "alerts/test", { sink }))]) });
-const drawChecks = table("checks", "Health checks", "name", "Check:name|Status:status|Output:output");
-const drawMembers = table("members", "Processes", "name", "Process:name|Host:host|Pid:pid|Role|Last seen:seen_at:when", "Only this process.", { Role: (m) => (m.leader ? "leader" : NONE) });
+const drawChecks = table("checks", "Health checks", ["name"], "Check:name|Status|output", "No check.", { Status: (c) => (/^(ok|pass|healthy)/.test(c.status) ? name(c.status) : badge("warning", name(c.status))) });
+const drawMembers = table("members", "Processes", ["name"], "Process:name|host|pid|Role|seen_at", "Only this process.", { Role: (m) => (m.leader ? "leader" : NONE) });
 
 // Return [kind, section, text, subject] of what is wrong, worst first.
 function problems({ engine, providers, checks, in_flight, sinks }) {
@@ -339,7 +339,7 @@ function problems({ engine, providers, checks, in_flight, sinks }) {
     if (part >= 0.5 && sum(recent) >= 20) add("warning", "limits", `${/tenant/.test(kind) ? "tenant" : kind} ${rows[0].label} – ${share(part)} of limited requests`);
   }
   for (const a of alerts) if (a.severity === "critical" && !a.silenced_by && !found.some((problem) => problem[3] === a.subject.id)) add("critical", "alerts", a.title);
-  for (const c of checks) if (/^(error|fail|unhealthy|down)/.test(c.status)) add("warning", "operations", `check ${c.name}: ${c.status}`);
+  for (const c of checks) if (!/^(ok|pass|healthy)/.test(c.status)) add("warning", "operations", `check ${c.name} – ${c.status}`);
   if (in_flight.stalled) add("warning", "inflight", `${num(in_flight.stalled)} requests in flight have stalled`);
   if (engine.last_evaluation_at && ago(engine.last_evaluation_at) > 3 * engine.interval_seconds) add("warning", "operations", "alert rules are not evaluated");
   for (const s of sinks) if (s.dead) add("warning", "operations", `${s.name} – ${num(s.dead)} notifications not delivered`);
@@ -394,6 +394,7 @@ function drawState(data) {
   drawSinks(data.sinks);
   drawChecks(data.checks);
   drawMembers(data.members || []);
+  if ($.level.was !== data.log_level) $.level.value = $.level.was = data.log_level;
   draw($.facts, list([["Internal errors", num(data.internal_errors)], ["Series overflow", num(data.series_overflow)], ["Log level", data.log_level || NONE]]));
   document.title = `${total ? `(${total}) ` : ""}${title} – ${firing.critical ? "critical" : data.status}`;
   $.icon.href = firing.critical || data.status === "error" ? "alert.svg" : "ok.svg";
@@ -407,7 +408,7 @@ function drawState(data) {
 // ---- Alerts
 
 let history = [], since = 0, others = [];
-const subject = (a) => `${a.subject.kind} ${a.subject.name || a.subject.id}`;
+const subject = ({ subject: { kind, id, name: label } }) => `${{ master: "tenant", apikey: "credential" }[kind] || kind} ${id} ${label && label !== id ? `(${label})` : ""}`;
 const status = (a) => [a.state, a.ack && `acknowledged by ${a.ack.by}`, a.silenced_by && "silenced"].filter(Boolean).join(", ");
 const labels = (a) => ({ alertname: a.type, subject_kind: a.subject.kind, subject_id: a.subject.id, metric: a.metric });
 
@@ -418,7 +419,7 @@ function blocks(alert) {
   return svg("svg", { class: "blocks", viewBox: "0 0 96 12", role: "img", "aria-label": `fired in ${hours.filter((kind) => kind === "fired").length} of 24 hours` },
     hours.map((kind, i) => svg("rect", { class: kind, x: i * 4, y: kind === "fired" ? 0 : 8, width: 3, height: kind === "fired" ? 12 : 4 })));
 }
-const drawTable = table("alerts", "Alerts", "id", "Severity|Alert|Subject|Value:value:num|Threshold:metadata.threshold:num|Since:since:when|State|24 h|Actions", "No alert matches.", {
+const drawTable = table("alerts", "Alerts", ["id"], "Severity|Alert|Subject|value#|Threshold:metadata.threshold#|since|State|24 h|Actions", "No alert matches.", {
   Severity: (a) => badge(a.severity),
   Alert: (a) => [h("button", { class: "link", "data-key": "Enter", onclick: () => details(a) }, name(a.title, 90)), h("small", null, name(a.message, 160))],
   Subject: (a) => name(subject(a)),
@@ -430,7 +431,8 @@ const drawTable = table("alerts", "Alerts", "id", "Severity|Alert|Subject|Value:
 }, 200);
 function drawAlerts() {
   const wanted = $.find.value.toLowerCase(), chosen = $.state.value === "active" ? alerts : others;
-  drawTable(chosen.filter((a) => (!$.severity.value || a.severity === $.severity.value) && (!$.only.value || JSON.stringify(a).includes($.only.value)) &&
+  const rank = (a) => ["critical", "warning", "info"].indexOf(a.severity);
+  drawTable([...chosen].sort((a, b) => rank(a) - rank(b)).filter((a) => (!$.severity.value || a.severity === $.severity.value) && (!$.only.value || JSON.stringify(a).includes($.only.value)) &&
     [a.title, a.message, a.type, a.subject.kind, a.subject.id, a.subject.name].join("\n").toLowerCase().includes(wanted)), alerts.length || chosen === others ? "" : "No alert fires.");
 }
 function acknowledge(alert) {
@@ -504,7 +506,7 @@ function moveTo(index) {
 }
 function drawCursor() {
   const index = +$.cursor.value, last = index >= size - 1;
-  put($["cursor-at"], series ? (last ? "latest, " : "") + clock(Date.parse(series.from) + index * series.step_seconds * 1000) : "");
+  put($.cursorAt, series ? (last ? "latest, " : "") + clock(Date.parse(series.from) + index * series.step_seconds * 1000) : "");
   for (const { paths, legend, lines, format } of charts) {
     paths[7].setAttribute("d", last ? "" : `M${(index * W) / (size - 1)} 0V${H}`);
     lines.forEach(([, values], i) => put(legend.children[i].lastChild, format(values[index])));
@@ -533,7 +535,7 @@ function drawNumbers() {
   if (!$.numbers.open || !series) return;
   const columns = charts.flatMap((chart) => chart.lines.map(([label, values]) => [`${chart.title} ${clean(label).slice(0, 22)}`, (i) => chart.format(values[i])]));
   const head = (text, scope) => h("th", { scope, class: "n" }, text), at = (i) => clock(Date.parse(series.from) + i * series.step_seconds * 1000);
-  $["t-numbers"].replaceChildren(h("div", { class: "scroll tall", tabindex: 0, role: "region", "aria-label": "Numbers of the charts" }, h("table", { class: "plain" }, h("caption", { class: "hide" }, "Numbers of the charts"),
+  $.tNumbers.replaceChildren(h("div", { class: "scroll tall", tabindex: 0, role: "region", "aria-label": "Numbers of the charts" }, h("table", { class: "plain" }, h("caption", { class: "hide" }, "Numbers of the charts"),
     h("thead", null, h("tr", null, head("Time", "col"), columns.map(([label]) => head(label, "col")))),
     h("tbody", null, Array.from({ length: size }, (_, i) => size - 1 - i).map((i) => h("tr", null, head(at(i), "row"), columns.map(([, value]) => h("td", { class: "n" }, value(i)))))))));
 }
@@ -541,18 +543,18 @@ function drawNumbers() {
 // ---- Limits
 
 const rate = (limit) => (limit == null ? "by function" : typeof limit === "string" ? limit : Object.entries(limit).map(([plan, value]) => `${plan}: ${value || "no limit"}`).join(", "));
-const drawLimits = table("limits", "Policies", "policy", "Policy:policy|Limit|Unit:unit|Key:key|Mode|Storage:storage|Keys:keys:num|Max keys:max_keys:num|Evictions:evictions:num", "No limit.",
+const drawLimits = table("limits", "Policies", ["policy"], "policy|Limit|unit|key|Mode|storage|keys#|max_keys#|evictions#", "No limit.",
   { Limit: (l) => name(rate(l.limit)), Mode: (l) => (l.blocked ? badge("warning", "blocks all") : l.enforced ? "enforced" : "shadow") });
 function bar(used) {
   return svg("svg", { class: "bar", viewBox: "0 0 100 8", preserveAspectRatio: "none", role: "img", "aria-label": share(used) + " used" },
     svg("rect", { class: "track", width: 100, height: 8 }), svg("rect", { class: used >= 1 ? "full" : "part", width: Math.min(100, used * 100).toFixed(1), height: 8 }));
 }
-const drawKeys = table("keys", "Keys of limits", keyOf("policy", "key"), "Key:label|Policy:policy|Use|Used:used:num|Limit:limit:num|Left:remaining:num|Resets:resets_at:when|Blocked:blocked_until:when|Actions", "No key is near its limit.", {
+const drawKeys = table("keys", "Keys of limits", ["policy", "key"], "Key:label|policy|Use|used#|limit#|remaining#|resets_at|blocked_until|Actions", "No key is near its limit.", {
   Use: (k) => (k.used == null || !k.limit ? NONE : [bar(k.used / k.limit), " " + share(k.used / k.limit)]),
   Actions: (k) => buttons("limits", ["Reset", () => change(k, "Reset", "POST", "reset")],
     k.blocked_until && ago(k.blocked_until) < 0 ? ["Unblock", () => change(k, "Unblock", "DELETE", "block")] : ["Block", () => change(k, "Block", "PUT", "block")]),
 });
-const drawRejections = table("rejections", "Recently limited", keyOf("policy", "key", "route", "at"), "When:at:when|Key:label|Policy:policy|Route:route|Times:times:num|Actions", "No request was limited.",
+const drawRejections = table("rejections", "Recently limited", ["policy", "key", "route", "at"], "When:at|Key:label|policy|route|times#|Actions", "No request was limited.",
   { Actions: (r) => buttons("limits", ["Block", () => change(r, "Block", "PUT", "block")]) }, 50);
 const EFFECTS = { Reset: "What this key has used is forgotten. That cannot be undone.", Block: "Every request of this key is rejected by the policy.", Unblock: "The key has its limit again." };
 function change(row, label, method, what) {
@@ -563,11 +565,11 @@ function change(row, label, method, what) {
 let looked = "";
 function lookUp(event) {
   event.preventDefault();
-  looked = event.type === "submit" ? $["lookup-q"].value.trim() : $["lookup-q"].value = "";
-  $["lookup-end"].hidden = !looked;
-  reload(keyFeed);
+  looked = event.type === "submit" ? $.lookupQ.value.trim() : $.lookupQ.value = "";
+  $.lookupEnd.hidden = !looked;
+  tick(true);
 }
-$.lookup.onsubmit = $["lookup-end"].onclick = lookUp;
+$.lookup.onsubmit = $.lookupEnd.onclick = lookUp;
 async function loadKeys() {
   const keys = [];
   let local = false;
@@ -659,7 +661,7 @@ $.discard.onclick = () => {
   outcome("");
 };
 window.onbeforeunload = (event) => { if (isDirty()) event.preventDefault(); };
-const drawVersions = table("versions", "Versions of the thresholds", "version", "Version:version:num|When:updated_at:when|By:updated_by|Changes|Actions", "No version was saved.", {
+const drawVersions = table("versions", "Versions of the thresholds", ["version"], "version#|When:updated_at|By:updated_by|Changes|Actions", "No version was saved.", {
   Changes: (v) => name(v.changes || NONE, 300),
   Actions: (v) => buttons("thresholds", ["Put back", () => {
     for (const key of Object.keys(fields)) if (key in v.thresholds) write(key, v.thresholds[key]);
@@ -668,7 +670,7 @@ const drawVersions = table("versions", "Versions of the thresholds", "version", 
     $.dry.focus();
   }]),
 });
-$["level-form"].onsubmit = (event) => {
+$.levelForm.onsubmit = (event) => {
   event.preventDefault();
   send("PUT", "settings", { log_level: $.level.value }).then(() => tick(true), complain);
 };
@@ -699,27 +701,27 @@ feed("alerts", 60, "alerts?state=resolved&limit=200", (data) => {
 feed("limits", 15, "limits", (data) => { limits = data.limits; drawLimits(limits); });
 feed("limits", 10, "limits/rejections?limit=200", (data) => { rejections = data.rejections; drawRejections(rejections); drawProblems(); });
 feed("hour", 15, () => `live/series?by=${$.by.value}&range=${$.range.value}`, drawSeries);
-rows("routes", 5, "live/routes?limit=50&sort=requests", "routes", table("routes", "Routes in the last minute", "route", "Route:route|Req/min:requests_per_minute:num|Errors:error_share:share|p50:p50_seconds:span|p95:p95_seconds:span|Limited/min:limited_per_minute:num", "No request."));
-const keyFeed = feed("limits", 10, () => limits.length ? "keys " + looked : null, ({ keys, local }) => drawKeys(keys, keys.length ? (local ? "Only keys that this process has seen." : "") : looked && "No key matches."), loadKeys);
+rows("routes", 5, "live/routes?limit=50&sort=requests", "routes", table("routes", "Routes in the last minute", ["route"], "route|requests_per_minute#|Errors:error_share|p50_seconds|p95_seconds|limited_per_minute#", "No request."));
+feed("limits", 10, () => limits.length ? "keys " + looked : null, ({ keys, local }) => drawKeys(keys, keys.length ? (local ? "Only keys that this process has seen." : "") : looked && "No key matches."), loadKeys);
 let page = "", following = null;
 function turn(cursor) {
   page = cursor;
   tick();
 }
-$["tenant-next"].onclick = () => turn(following);
-$["tenant-first"].onclick = $["tenant-q"].oninput = () => turn("");
-const drawTenants = table("tenants", "Tenants today", "id", "Tenant:name|Id:id|Requests:requests:num|Tokens in:input_tokens:num|Tokens out:output_tokens:num|Cost:cost_usd:usd|Limited:limited:num", "No tenant.");
-feed("tenants", 30, () => `live/tenants?limit=50&q=${encodeURIComponent($["tenant-q"].value.trim())}${page && "&cursor=" + encodeURIComponent(page)}`, (data) => {
+$.tenantNext.onclick = () => turn(following);
+$.tenantFirst.onclick = $.tenantQ.oninput = () => turn("");
+const drawTenants = table("tenants", "Tenants today", ["id"], "Tenant:name|id|requests#|input_tokens#|output_tokens#|Cost:cost_usd|limited#", "No tenant.");
+feed("tenants", 30, () => `live/tenants?limit=50&q=${encodeURIComponent($.tenantQ.value.trim())}${page && "&cursor=" + encodeURIComponent(page)}`, (data) => {
   following = data.next;
-  $["tenant-next"].disabled = !following;
-  $["tenant-first"].disabled = !page;
+  $.tenantNext.disabled = !following;
+  $.tenantFirst.disabled = !page;
   drawTenants(data.tenants);
 });
-const drawInflight = table("inflight", "Requests in flight", "id", "Age:age_seconds:span|Since last byte:quiet_seconds:span|State|Route:route|Provider:provider|Model:model|Tenant:tenant_name|Credential:credential|Tokens out:output_tokens:num|Id:id", "No request is in flight.",
+const drawInflight = table("inflight", "Requests in flight", ["id"], "age_seconds|Since last byte:quiet_seconds|State|route|provider|model|Tenant:tenant_name|credential|output_tokens#|id", "No request is in flight.",
   { State: (r) => (r.stalled ? badge("warning", "stalled") : r.first_byte ? "streams" : "waits") });
 feed("inflight", 0, "live/inflight?limit=100", (data) => drawInflight(data.requests.filter((r) => shown(r.provider)).map((r) => ({ ...r, tenant_name: r.tenant_name || r.tenant })),
   data.count > data.requests.length ? `The oldest ${data.requests.length} of ${num(data.count)}.` : ""));
-rows("operations", 15, "alerts/silences", "silences", table("silences", "Silences", "id", "Alerts with|Starts:starts_at:when|Ends:ends_at:when|By:created_by|Comment:comment|Actions", "No silence.", {
+rows("operations", 15, "alerts/silences", "silences", table("silences", "Silences", ["id"], "Alerts with|starts_at|ends_at|By:created_by|comment|Actions", "No silence.", {
   "Alerts with": (s) => name(s.matchers.map((m) => `${m.name} ${m.is_equal ? "=" : "!"}${m.is_regex ? "~" : m.is_equal ? "" : "="} ${m.value}`).join(", "), 200),
   Actions: (s) => buttons("ack", ["End", () => ask("End this silence?", [h("p", null, "Alerts that still fire are reported then.")], "End", () => send("DELETE", "alerts/silences/" + s.id))]),
 }));
@@ -729,8 +731,8 @@ opened("versions", "thresholds", "alerts/thresholds/history?limit=20", "versions
   const now = version.thresholds, old = (versions[i + 1] || { thresholds: now }).thresholds;
   return { ...version, changes: Object.keys(now).filter((key) => now[key] !== old[key]).map((key) => `${key}: ${plain(old[key])} → ${plain(now[key])}`).join(", ") };
 })));
-opened("done", "limits", "limits/actions", "actions", table("actions", "Resets and blocks", keyOf("at", "action", "key"), "When:at:when|By:by|Action:action|Policy:policy|Key:label|Reason:reason"));
-opened("dead", "operations", "alerts/deliveries/dead?limit=50", "dead_letters", table("dead", "Dead letters", keyOf("id", "sink"), "When:at:when|Sink:sink|Alert:fingerprint|Attempts:attempts:num|Error:error"));
+opened("done", "limits", "limits/actions", "actions", table("actions", "Resets and blocks", ["at", "action", "key"], "When:at|by|action|policy|Key:label|reason"));
+opened("dead", "operations", "alerts/deliveries/dead?limit=50", "dead_letters", table("dead", "Dead letters", ["id", "sink"], "When:at|sink|Alert:fingerprint|attempts#|error"));
 
 // ---- Controls and keys
 
@@ -742,7 +744,7 @@ $.range.onchange = $.by.onchange = () => { $.cursor.value = 1e9; tick(); };
 $.cursor.oninput = drawCursor;
 $.numbers.ontoggle = drawNumbers;
 $.refresh.onclick = () => tick(true);
-$["new-silence"].onclick = () => silence({});
+$.newSilence.onclick = () => silence({});
 function pause() {
   stopped = !stopped;
   $.pause.setAttribute("aria-pressed", stopped);
