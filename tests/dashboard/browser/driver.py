@@ -114,6 +114,6 @@ def open_page(
 
 
 def settle(page: Page) -> None:
-    """Wait until all sections are loaded."""
+    """Wait until all sections are loaded, and nothing else is."""
     page.locator("#fields input").first.wait_for(state="attached")
-    page.wait_for_load_state("networkidle")
+    page.locator("body:not(.loading)").wait_for()

@@ -172,7 +172,7 @@ async function load(entry, force) {
 // Load what is due (all with `force`), one request at a time.
 async function tick(force) {
   if (loading) return void (again = again || force);
-  loading = true;
+  loading = document.body.classList.toggle("loading", true);
   again = false;
   triedAt = Date.now();
   try {
@@ -184,7 +184,7 @@ async function tick(force) {
     if (error.status === 401) login(token && "The token is no longer accepted. What you have typed is kept.");
     else if (!answeredAt) login(explain(error));
   }
-  loading = false;
+  loading = document.body.classList.toggle("loading", false);
   if (again) tick(true);
   beat();
 }
