@@ -1,4 +1,4 @@
-"""Server of the live page with chosen data, beside the real endpoints of alerts and the log level."""
+"""Server of the live page with chosen data, and the real endpoints of alerts and log level."""
 
 from __future__ import annotations
 
@@ -39,7 +39,12 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
 }
-TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+TYPES = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+}
 
 
 class ChosenRule:

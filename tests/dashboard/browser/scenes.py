@@ -53,7 +53,7 @@ def provider(name: str, requests: float | None, **values: Any) -> Json:
     }
 
 
-def credential(name: str, failures: int = 0, *, rejected: bool = False, at: str | None) -> Json:
+def credential(name: str, failures: int = 0, *, rejected: int = 0, at: str | None) -> Json:
     """Return a credential of the group `prod`."""
     return {
         "id": name,
@@ -284,7 +284,7 @@ def busy(now: float) -> Scene:
         {
             "id": f"01J8Z{number}",
             "age_seconds": 81.2 - 7 * number,
-            "quiet_seconds": 0.4,
+            "idle_seconds": 0.4,
             "route": "/v1/messages",
             "provider": "claude",
             "model": "claude-sonnet-5",
@@ -364,11 +364,12 @@ def rejection(scene: Scene, seconds: float, policy: str, label: str, times: int)
     """Return a client that was limited `seconds` ago."""
     return {
         "at": scene.ago(seconds),
+        "first_at": scene.ago(seconds + 300),
         "policy": policy,
         "key": f"k_{label}",
         "label": label,
         "route": "/v1/messages",
-        "times": times,
+        "count": times,
     }
 
 
@@ -392,13 +393,11 @@ def incident(now: float) -> Scene:
     state["in_flight"].update(stalled=2, oldest_seconds=304.0)
     claude = state["providers"][0]
     claude.update(error_share=0.34, limited_by_us_per_minute=1_190, consecutive_failures=2)
-    claude["credentials"][1] = credential("prod-2", 14, rejected=True, at=scene.ago(640))
-    scene.inflight[0].update(stalled=True, quiet_seconds=244.0, age_seconds=304.0)
-    scene.inflight[1].update(stalled=True, quiet_seconds=121.0, age_seconds=180.0)
+    claude["credentials"][1] = credential("prod-2", 14, rejected=14, at=scene.ago(640))
+    scene.inflight[0].update(stalled=True, idle_seconds=244.0, age_seconds=304.0)
+    scene.inflight[1].update(stalled=True, idle_seconds=121.0, age_seconds=180.0)
     scene.trouble = 0.34
-    scene.limits[1] = limit(
-        "requests", "600 per minute", "annotation tenant", keys=44, evictions=0
-    )
+    scene.limits[1] = limit("requests", "600 per minute", "annotation tenant", keys=44, evictions=0)
     scene.keys["requests"] = [
         key("k_5e1f", "acme", 600, 600, scene.ago(-31)),
         key("k_99b0", "globex", 492, 600, scene.ago(-31)),
@@ -463,7 +462,7 @@ def hostile(now: float) -> Scene:
         provider(
             name,
             9,
-            credentials=[credential(name, 14, rejected=True, at=None)],
+            credentials=[credential(name, 14, rejected=14, at=None)],
             models=[model(name, 1)],
         )
         for name in names

@@ -93,9 +93,7 @@ def test_details_of_an_alert_have_its_transitions(chromium: Browser, gateway: Ga
         expect(dialog.locator("ol")).to_contain_text("fired")
         expect(dialog).to_contain_text("status")
         link = dialog.get_by_role("link", name="Runbook")
-        assert link.get_attribute("href") == (
-            "https://wiki.example.invalid/runbook#provider_down"
-        )
+        assert link.get_attribute("href") == ("https://wiki.example.invalid/runbook#provider_down")
 
 
 def test_login_in_a_dialog_keeps_what_was_typed(chromium: Browser, gateway: Gateway) -> None:

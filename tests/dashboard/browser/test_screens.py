@@ -35,9 +35,7 @@ def test_page_is_accessible_in_each_state(
     gateway.show(scene)
     folder = Path(os.environ.get("TOKENPULSE_SCREENSHOTS", tmp_path))
     with open_page(chromium, gateway.url, TOKEN, width=width, color_scheme=theme) as live:
-        live.page.screenshot(
-            path=folder / f"{scene.__name__}-{theme}-{width}.png", full_page=True
-        )
+        live.page.screenshot(path=folder / f"{scene.__name__}-{theme}-{width}.png", full_page=True)
 
         assert live.violations() == []
         assert live.page.evaluate("document.documentElement.scrollWidth") <= width
@@ -122,8 +120,8 @@ def test_header_names_the_cause_of_an_incident(chromium: Browser, gateway: Gatew
         problems = live.page.locator("#problems a")
         expect(problems).to_have_text(
             [
-                "■ claude – credential prod-2 rejected 14 times in a row",
-                "▲ tenant acme – 93 % of limited requests",
+                "■ claude \u2013 credential prod-2 rejected 14 times in a row",
+                "▲ tenant acme \u2013 93 % of limited requests",
                 "▲ 2 requests in flight have stalled",
             ]
         )
@@ -132,7 +130,7 @@ def test_header_names_the_cause_of_an_incident(chromium: Browser, gateway: Gatew
             "#limits",
             "#inflight",
         ]
-        assert live.page.title() == "(3) gateway – critical"
+        assert live.page.title() == "(3) gateway \u2013 critical"
         assert live.page.locator("#icon").get_attribute("href") == "alert.svg"
         expect(live.section("Alerts").locator("tbody tr").first).to_contain_text("critical")
 
@@ -142,7 +140,7 @@ def test_unknown_values_are_not_zero(chromium: Browser, gateway: Gateway) -> Non
     gateway.show(busy)
     with open_page(chromium, gateway.url, TOKEN) as live:
         cells = live.section("Providers").locator("tr").filter(has_text="mistral").locator("td")
-        assert cells.nth(1).inner_text() == "–"
+        assert cells.nth(1).inner_text() == "\u2013"
         path = live.page.locator("#charts path.s0").first.get_attribute("d")
         assert path is not None
         assert path.count("M") == 2
@@ -153,7 +151,10 @@ def test_scope_of_the_numbers_is_said(chromium: Browser, gateway: Gateway) -> No
     gateway.show(busy)
     gateway.scene.state["scope"] = {"kind": "process", "processes": 1, "missing": 0}
     with open_page(chromium, gateway.url, TOKEN) as live:
-        banner, refresh = live.page.locator("#banner"), live.page.get_by_role("button", name="Refresh")
+        banner, refresh = (
+            live.page.locator("#banner"),
+            live.page.get_by_role("button", name="Refresh"),
+        )
         expect(live.page.locator("#origin")).to_contain_text("Of this process only.")
         expect(banner).to_be_empty()
 

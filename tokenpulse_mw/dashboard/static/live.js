@@ -317,7 +317,7 @@ const drawCredentials = table("credentials", "Credentials, failing first", ["pro
 const drawModels = table("models", "Models in the last minute", ["provider", "name"], "Model:name|provider|requests_per_minute#|" + TOKENS);
 const drawSinks = table("sinks", "Sinks", ["name"], "Sink:name|waiting#|Dead letters:dead#|Last delivery:last_ok_at|Actions", "No sink: alerts are only shown here.",
   { Actions: ({ name: sink }) => buttons("thresholds", ["Test", () => ask(["Send a test alert to ", name(sink), "?"], [], "Send", () => send("POST", "alerts/test", { sink }))]) });
-const drawChecks = table("checks", "Health checks", ["name"], "Check:name|Status|output", "No check.", { Status: (c) => (/^(ok|pass|healthy)/.test(c.status) ? name(c.status) : badge("warning", name(c.status))) });
+const drawChecks = table("checks", "Health checks", ["name"], "Check:name|Status|output", "No check.", { Status: (c) => (c.status === "pass" ? "pass" : badge("warning", name(c.status))) });
 const drawMembers = table("members", "Processes", ["name"], "Process:name|host|pid|Role|seen_at", "Only this process.", { Role: (m) => (m.leader ? "leader" : NONE) });
 
 // Return [kind, section, text, subject] of what is wrong, worst first.
@@ -326,22 +326,22 @@ function problems({ engine, providers, checks, in_flight, sinks }) {
   if (engine.store === "failing") add("critical", "operations", "the alert store fails: changes are not kept");
   for (const p of providers) {
     const bad = p.credentials.filter(broken);
-    for (const c of bad) add(c.rejected ? "critical" : "warning", "providers", `${p.name} – credential ${c.id} ${c.rejected ? "rejected" : "failed"} ${num(c.consecutive_failures)} times in a row`, c.id);
+    for (const c of bad) add(c.rejected ? "critical" : "warning", "providers", `${p.name} – credential ${c.id} ${c.rejected ? "rejected" : "failed"} ${num(+c.rejected > 1 ? c.rejected : c.consecutive_failures)} times in a row`, c.id);
     if (!bad.length && p.credential === "inactive") add("critical", "providers", `${p.name} – no active credential`, p.name);
     else if (!bad.length && p.consecutive_failures >= 5) add("critical", "providers", `${p.name} – ${num(p.consecutive_failures)} failures in a row`, p.name);
     else if (!bad.length && p.error_share >= 0.1) add("warning", "providers", `${p.name} – ${share(p.error_share)} of requests fail`, p.name);
     if (p.limited_by_vendor_per_minute >= 10) add("warning", "providers", `${p.name} – the vendor limits ${num(p.limited_by_vendor_per_minute)} requests a minute`);
   }
-  const recent = rejections.filter((r) => ago(r.at) < 900), sum = (rows) => rows.reduce((total, r) => total + r.times, 0);
+  const recent = rejections.filter((r) => ago(r.at) < 900), sum = (rows) => rows.reduce((total, r) => total + r.count, 0);
   for (const [policy, key] of new Set(recent.map((r) => r.policy)).size ? Map.groupBy(recent, (r) => JSON.stringify([r.policy, r.key])).keys().map(JSON.parse) : []) {
     const rows = recent.filter((r) => r.policy === policy && r.key === key), part = sum(rows) / sum(recent);
     const kind = (limits.find((limit) => limit.policy === policy) || {}).key || "";
     if (part >= 0.5 && sum(recent) >= 20) add("warning", "limits", `${/tenant/.test(kind) ? "tenant" : kind} ${rows[0].label} – ${share(part)} of limited requests`);
   }
   for (const a of alerts) if (a.severity === "critical" && !a.silenced_by && !found.some((problem) => problem[3] === a.subject.id)) add("critical", "alerts", a.title);
-  for (const c of checks) if (!/^(ok|pass|healthy)/.test(c.status)) add("warning", "operations", `check ${c.name} – ${c.status}`);
+  for (const c of checks) if (c.status !== "pass") add("warning", "operations", `check ${c.name} – ${c.status}`);
   if (in_flight.stalled) add("warning", "inflight", `${num(in_flight.stalled)} requests in flight have stalled`);
-  if (engine.last_evaluation_at && ago(engine.last_evaluation_at) > 3 * engine.interval_seconds) add("warning", "operations", "alert rules are not evaluated");
+  if (engine.interval_seconds && engine.last_evaluation_at && ago(engine.last_evaluation_at) > 3 * engine.interval_seconds) add("warning", "operations", "alert rules are not evaluated");
   for (const s of sinks) if (s.dead) add("warning", "operations", `${s.name} – ${num(s.dead)} notifications not delivered`);
   return found.sort((a, b) => (b[0] === "critical") - (a[0] === "critical"));
 }
@@ -475,12 +475,12 @@ const sum = (lists) => (lists[0] || []).map((_, i) => lists.reduce((total, value
 // Return [label, values] of a chart: five names with the most requests, and the sum of the others.
 function linesOf(data, key, kind) {
   const of = (which, factor = 1) => (i) => data.series[which][i].map((value) => (value == null ? null : (value * factor) / (kind === "seconds" ? 1 : data.step_seconds)));
-  const requests = data.names.map((_, i) => data.series.requests[i].reduce((total, value) => total + value, 0));
+  const requests = data.names.map((_, i) => data.series.requests[i].reduce((total, value) => total + value, data.names[i] === "__others__" ? -1e12 : 0));
   const names = data.names.map((_, i) => i).filter((i) => $.by.value !== "provider" || shown(data.names[i])).sort((a, b) => requests[b] - requests[a]);
   if (kind === "one") return [["all", data.series[key]]];
   if (kind === "total") return ["input", "output"].map((label) => [label, sum(names.map(of(label + "_tokens", 60)))]);
   const values = of(key, kind === "seconds" ? 1 : kind), lines = names.slice(0, 5).map((i) => [data.names[i], values(i)]);
-  if (kind !== "seconds" && names.length > 5) lines.push([`${names.length - 5} others`, sum(names.slice(5).map(values))]);
+  if (kind !== "seconds" && names.length > 5) lines.push(["others", sum(names.slice(5).map(values))]);
   return lines;
 }
 // Return a path that breaks at each gap.
@@ -554,7 +554,7 @@ const drawKeys = table("keys", "Keys of limits", ["policy", "key"], "Key:label|p
   Actions: (k) => buttons("limits", ["Reset", () => change(k, "Reset", "POST", "reset")],
     k.blocked_until && ago(k.blocked_until) < 0 ? ["Unblock", () => change(k, "Unblock", "DELETE", "block")] : ["Block", () => change(k, "Block", "PUT", "block")]),
 });
-const drawRejections = table("rejections", "Recently limited", ["policy", "key", "route", "at"], "When:at|Key:label|policy|route|times#|Actions", "No request was limited.",
+const drawRejections = table("rejections", "Recently limited", ["policy", "key", "route", "at"], "When:at|Key:label|policy|route|Times:count#|Actions", "No request was limited.",
   { Actions: (r) => buttons("limits", ["Block", () => change(r, "Block", "PUT", "block")]) }, 50);
 const EFFECTS = { Reset: "What this key has used is forgotten. That cannot be undone.", Block: "Every request of this key is rejected by the policy.", Unblock: "The key has its limit again." };
 function change(row, label, method, what) {
@@ -717,9 +717,9 @@ feed("tenants", 30, () => `live/tenants?limit=50&q=${encodeURIComponent($.tenant
   $.tenantFirst.disabled = !page;
   drawTenants(data.tenants);
 });
-const drawInflight = table("inflight", "Requests in flight", ["id"], "age_seconds|Since last byte:quiet_seconds|State|route|provider|model|Tenant:tenant_name|credential|output_tokens#|id", "No request is in flight.",
+const drawInflight = table("inflight", "Requests in flight", ["id"], "age_seconds|Since last byte:idle_seconds|State|route|provider|model|Tenant:tenant_name|credential|output_tokens#|id", "No request is in flight.",
   { State: (r) => (r.stalled ? badge("warning", "stalled") : r.first_byte ? "streams" : "waits") });
-feed("inflight", 0, "live/inflight?limit=100", (data) => drawInflight(data.requests.filter((r) => shown(r.provider)).map((r) => ({ ...r, tenant_name: r.tenant_name || r.tenant })),
+feed("inflight", 0, "live/inflight?limit=100", (data) => drawInflight(data.requests.filter((r) => shown(r.provider)).map((r) => ({ ...r, tenant_name: r.tenant_name || r.tenant, idle_seconds: r.idle_seconds ?? r.quiet_seconds })),
   data.count > data.requests.length ? `The oldest ${data.requests.length} of ${num(data.count)}.` : ""));
 rows("operations", 15, "alerts/silences", "silences", table("silences", "Silences", ["id"], "Alerts with|starts_at|ends_at|By:created_by|comment|Actions", "No silence.", {
   "Alerts with": (s) => name(s.matchers.map((m) => `${m.name} ${m.is_equal ? "=" : "!"}${m.is_regex ? "~" : m.is_equal ? "" : "="} ${m.value}`).join(", "), 200),
@@ -731,7 +731,7 @@ opened("versions", "thresholds", "alerts/thresholds/history?limit=20", "versions
   const now = version.thresholds, old = (versions[i + 1] || { thresholds: now }).thresholds;
   return { ...version, changes: Object.keys(now).filter((key) => now[key] !== old[key]).map((key) => `${key}: ${plain(old[key])} → ${plain(now[key])}`).join(", ") };
 })));
-opened("done", "limits", "limits/actions", "actions", table("actions", "Resets and blocks", ["at", "action", "key"], "When:at|by|action|policy|Key:label|reason"));
+opened("done", "limits", "limits/actions", "actions", table("actions", "Resets and blocks", ["at", "what", "policy", "key"], "When:at|by|what|policy|Key:label|reason"));
 opened("dead", "operations", "alerts/deliveries/dead?limit=50", "dead_letters", table("dead", "Dead letters", ["id", "sink"], "When:at|sink|Alert:fingerprint|attempts#|error"));
 
 // ---- Controls and keys
