@@ -65,6 +65,17 @@ def test_digits_go_to_sections(chromium: Browser, gateway: Gateway) -> None:
             assert link.count() == 1
 
 
+def test_function_keys_belong_to_the_browser(chromium: Browser, gateway: Gateway) -> None:
+    """A function key, such as F5, is not the digit in its name."""
+    with open_page(chromium, gateway.url, TOKEN) as live:
+        prevented = live.page.evaluate(
+            """() => !document.body.dispatchEvent(
+                new KeyboardEvent("keydown", {key: "F5", bubbles: true, cancelable: true}))"""
+        )
+
+        assert prevented is False
+
+
 def test_theme_is_switched_and_kept(chromium: Browser, gateway: Gateway) -> None:
     """The key `t` switches from auto to light, dark and back, and the choice is kept."""
     with open_page(chromium, gateway.url, TOKEN, color_scheme="light") as live:

@@ -136,7 +136,7 @@ $.login.onsubmit = async (event) => {
   tick(true);
 };
 $.logout.onclick = () => {
-  try { sessionStorage.clear(); } catch { /* nothing is stored */ }
+  try { sessionStorage.removeItem("tokenpulse-token"); } catch { /* nothing is stored */ }
   location.reload();
 };
 
@@ -242,6 +242,8 @@ function table(host, caption, id, columns, empty = "None.", cells = {}, most = 1
   function paint(row, item) {
     specs.forEach((spec, i) => {
       const value = spec.path && look(item, spec.path);
+      if (value && spec.format !== when && row.values[i] === value) return;
+      row.values[i] = value;
       const text = spec.cell ? spec.cell(item) : spec.format ? spec.format(value) : value == null || value === "" ? NONE : name(value);
       draw(row.children[i], text);
     });
@@ -256,7 +258,7 @@ function table(host, caption, id, columns, empty = "None.", cells = {}, most = 1
       if (seen.has(key)) continue;
       seen.add(key);
       let row = rows.get(key);
-      if (!row) rows.set(key, row = h("tr", { role: "row", tabindex: -1 }, specs.map((spec) => h("td", { role: "cell", class: spec.number, "data-label": spec.title }))));
+      if (!row) rows.set(key, row = Object.assign(h("tr", { role: "row", tabindex: -1 }, specs.map((spec) => h("td", { role: "cell", class: spec.number, "data-label": spec.title }))), { values: [] }));
       paint(row, item);
       if (row === next) next = next.nextSibling;
       else if (!still || !row.isConnected) body.insertBefore(row, still ? null : next);
@@ -332,11 +334,11 @@ function problems({ engine, providers, checks, in_flight, sinks }) {
     else if (!bad.length && p.error_share >= 0.1) add("warning", "providers", `${p.name} – ${share(p.error_share)} of requests fail`, p.name);
     if (p.limited_by_vendor_per_minute >= 10) add("warning", "providers", `${p.name} – the vendor limits ${num(p.limited_by_vendor_per_minute)} requests a minute`);
   }
-  const recent = rejections.filter((r) => ago(r.at) < 900), sum = (rows) => rows.reduce((total, r) => total + r.count, 0);
-  for (const [policy, key] of new Set(recent.map((r) => r.policy)).size ? Map.groupBy(recent, (r) => JSON.stringify([r.policy, r.key])).keys().map(JSON.parse) : []) {
-    const rows = recent.filter((r) => r.policy === policy && r.key === key), part = sum(rows) / sum(recent);
-    const kind = (limits.find((limit) => limit.policy === policy) || {}).key || "";
-    if (part >= 0.5 && sum(recent) >= 20) add("warning", "limits", `${/tenant/.test(kind) ? "tenant" : kind} ${rows[0].label} – ${share(part)} of limited requests`);
+  const recent = rejections.filter((r) => ago(r.at) < 900), total = (rows) => rows.reduce((count, r) => count + r.count, 0);
+  for (const top of new Map(recent.map((r) => [r.policy + "\n" + r.key, r])).values()) {
+    const part = total(recent.filter((r) => r.policy === top.policy && r.key === top.key)) / total(recent);
+    const kind = (limits.find((limit) => limit.policy === top.policy) || {}).key || "";
+    if (part >= 0.5 && total(recent) >= 20) add("warning", "limits", `${/tenant/.test(kind) ? "tenant" : kind} ${top.label} – ${share(part)} of limited requests`);
   }
   for (const a of alerts) if (a.severity === "critical" && !a.silenced_by && !found.some((problem) => problem[3] === a.subject.id)) add("critical", "alerts", a.title);
   for (const c of checks) if (c.status !== "pass") add("warning", "operations", `check ${c.name} – ${c.status}`);
@@ -779,7 +781,7 @@ window.onkeydown = (event) => {
   const { key, target } = event, field = target.matches("input, select");
   if (event.ctrlKey || event.altKey || event.metaKey || all("dialog[open]").length || kept("localStorage", "keys") === "off") return;
   if (field && key === "Escape") target.blur();
-  const command = key === "Enter" ? target.matches("tr") && (() => press("Enter")) : /[1-9]/.test(key) ? () => all("h2", $.main)[key - 1].focus() : COMMANDS[key];
+  const command = key === "Enter" ? target.matches("tr") && (() => press("Enter")) : /^[1-9]$/.test(key) ? () => all("h2", $.main)[key - 1].focus() : COMMANDS[key];
   if (field || !command) return;
   event.preventDefault();
   command();
