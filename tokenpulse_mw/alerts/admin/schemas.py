@@ -27,7 +27,8 @@ def schema_of(allowed: Range | Flag) -> Schema:
 SOME_THRESHOLDS: Schema = {
     "type": "object",
     "properties": {
-        threshold.name: schema_of(threshold.metadata["allowed"]) for threshold in fields(Thresholds)
+        threshold.name: {**schema_of(threshold.metadata["allowed"]), "default": threshold.default}
+        for threshold in fields(Thresholds)
     },
     "additionalProperties": False,
 }

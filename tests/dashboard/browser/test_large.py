@@ -1,0 +1,85 @@
+"""Live page of a large gateway: bounded work, nodes and memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from .driver import open_page, settle
+from .gateway import TOKEN, Gateway
+from .scenes import large
+
+pytestmark = pytest.mark.slow
+
+WATCH = """() => {
+  window.touched = new Set();
+  const row = (node) => (node.nodeType === 1 ? node : node.parentElement)?.closest("tbody tr");
+  new MutationObserver((records) => {
+    for (const record of records) {
+      const changed = row(record.target);
+      if (changed) window.touched.add(changed.firstChild.textContent);
+    }
+  }).observe(document.getElementById("t-providers"), { subtree: true, childList: true,
+    characterData: true, attributes: true });
+}"""
+
+
+def test_only_changed_rows_are_touched(chromium: Browser, gateway: Gateway) -> None:
+    """An update changes the cells with other values only; all other rows stay as they are."""
+    gateway.show(large)
+    for row in gateway.scene.state["providers"]:
+        row["last_success_at"] = None  # its text changes with time
+    with open_page(chromium, gateway.url, TOKEN) as live:
+        expect(live.section("Providers").locator("#t-providers tbody tr")).to_have_count(50)
+        live.page.evaluate(WATCH)
+        gateway.scene.state["providers"][7]["requests_per_minute"] = 12_345
+        gateway.changed()
+        live.page.get_by_role("button", name="Refresh").click()
+        expect(live.row("provider-07")).to_contain_text("12,345")
+        settle(live.page)
+
+        assert live.page.evaluate("[...window.touched]") == ["provider-07"]
+
+
+def test_number_of_nodes_is_bounded(chromium: Browser, gateway: Gateway) -> None:
+    """With 50 providers and 5,000 tenants, the page has few nodes, and pages of tenants."""
+    gateway.show(large)
+    with open_page(chromium, gateway.url, TOKEN) as live:
+        tenants = live.page.locator("#t-tenants tbody tr")
+        expect(tenants).to_have_count(50)
+        assert live.page.locator("*").count() < 8_000
+
+        live.page.get_by_role("button", name="Next page").click()
+        expect(tenants.first).to_contain_text("tenant 0050")
+        live.page.get_by_role("button", name="First page").click()
+        expect(tenants.first).to_contain_text("tenant 0000")
+        live.page.get_by_label("Search tenants").fill("4711")
+        expect(tenants).to_have_count(1)
+
+
+def test_memory_does_not_grow_with_updates(chromium: Browser, gateway: Gateway) -> None:
+    """After hundreds of updates with other values, the page uses about the same memory."""
+    gateway.show(large)
+    with open_page(chromium, gateway.url, TOKEN, clock=True) as live:
+        session = live.page.context.new_cdp_session(live.page)
+
+        def heap() -> float:
+            session.send("HeapProfiler.collectGarbage")
+            usage: dict[str, Any] = session.send("Runtime.getHeapUsage")
+            return float(usage["usedSize"])
+
+        def update(times: int) -> None:
+            for number in range(times):
+                for row in gateway.scene.state["providers"]:
+                    row["requests_per_minute"] = number
+                gateway.changed()
+                live.page.clock.run_for(6_000)
+                settle(live.page)
+
+        update(20)
+        before = heap()
+        update(60)
+
+        assert heap() - before < 5e6

@@ -1,0 +1,190 @@
+"""Screens of the live page: accessibility, hostile names, screenshots."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from .driver import open_page, settle
+from .gateway import TOKEN, Gateway
+from .scenes import HOSTILE, SCENES, Scene, busy, hostile, incident
+
+pytestmark = pytest.mark.slow
+
+Theme = Literal["light", "dark"]
+THEMES: list[Theme] = ["light", "dark"]
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize("scene", SCENES.values(), ids=SCENES)
+def test_page_is_accessible_in_each_state(
+    chromium: Browser,
+    gateway: Gateway,
+    tmp_path: Path,
+    scene: Callable[[float], Scene],
+    theme: Theme,
+    width: int,
+) -> None:
+    """The page meets WCAG 2.2 AA and fits the window in each state, theme and width."""
+    gateway.show(scene)
+    folder = Path(os.environ.get("TOKENPULSE_SCREENSHOTS", tmp_path))
+    with open_page(chromium, gateway.url, TOKEN, width=width, color_scheme=theme) as live:
+        live.page.screenshot(path=folder / f"{scene.__name__}-{theme}-{width}.png", full_page=True)
+
+        assert live.violations() == []
+        assert live.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_dialogs_are_accessible(chromium: Browser, gateway: Gateway, theme: Theme) -> None:
+    """Each dialog meets WCAG 2.2 AA."""
+    gateway.show(incident)
+    with open_page(chromium, gateway.url, color_scheme=theme) as live:
+        assert live.violations() == []  # the login form
+        live.log_in(TOKEN)
+        row = live.row("Credential is failing")
+        buttons = [
+            row.get_by_role("button", name="Ack"),
+            row.get_by_role("button", name="Silence"),
+            row.get_by_role("button", name="Credential is failing"),
+            live.page.get_by_role("button", name="Help and keys"),
+            live.section("Limits").get_by_role("button", name="Reset", exact=True).first,
+            live.section("Limits").get_by_role("button", name="Block", exact=True).first,
+        ]
+        for button in buttons:
+            button.click()
+            expect(live.page.locator("#dialog")).to_be_visible()
+            assert live.violations() == []
+            live.page.keyboard.press("Escape")
+
+
+def test_open_parts_are_accessible(chromium: Browser, gateway: Gateway) -> None:
+    """The parts that are closed at first meet WCAG 2.2 AA."""
+    gateway.show(busy)
+    with open_page(chromium, gateway.url, TOKEN) as live:
+        for summary in live.page.locator("summary").all():
+            summary.click()
+        live.page.get_by_label("Range").select_option("15 minutes")
+        expect(live.page.locator("#tNumbers tbody tr")).to_have_count(60)
+        settle(live.page)
+
+        assert live.violations() == []
+
+
+def test_page_at_320_pixels_needs_no_horizontal_scrolling(
+    chromium: Browser, gateway: Gateway
+) -> None:
+    """At a width of 320 pixels, rows are cards, and nothing is wider than the window."""
+    gateway.show(incident)
+    with open_page(chromium, gateway.url, TOKEN, width=320) as live:
+        assert live.page.evaluate("document.documentElement.scrollWidth") <= 320
+        assert live.row("prod-2").evaluate("row => getComputedStyle(row).display") == "block"
+
+
+def test_hostile_names_are_text(chromium: Browser, gateway: Gateway) -> None:
+    """A name is text without control characters, isolated from its neighbours and bounded."""
+    gateway.show(hostile)
+    with open_page(chromium, gateway.url, TOKEN) as live:
+        page = live.page
+        for summary in page.locator("summary").all():
+            summary.click()
+        settle(page)
+        live.row("prod").locator("bdi").first.wait_for()
+
+        assert page.locator("img, script:not([src])").count() == 0
+        assert page.title().startswith("(")
+        assert page.locator("a[href^=javascript]").count() == 0
+        text = page.locator("body").inner_text()
+        assert HOSTILE[0] in text
+        assert HOSTILE[4] in text
+        assert not any(character in text for character in "\u202e\u202d\x00\x07")
+        assert "x" * 300 not in text
+        whole = page.locator("#t-credentials bdi[title^=xxx]").first.get_attribute("title")
+        assert whole == "x" * 9_999
+        assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+        live.section("Alerts").get_by_role("button", name="onerror").first.click()
+        expect(page.locator("#dialog")).to_be_visible()
+        assert page.locator("#dialog a").count() == 0
+
+
+def test_header_names_the_cause_of_an_incident(chromium: Browser, gateway: Gateway) -> None:
+    """The first line names a rejected credential and a flooding tenant, and links to them."""
+    gateway.show(incident)
+    with open_page(chromium, gateway.url, TOKEN) as live:
+        problems = live.page.locator("#problems a")
+        expect(problems).to_have_text(
+            [
+                "■ claude \u2013 credential prod-2 rejected 14 times in a row",
+                "▲ tenant acme \u2013 93 % of limited requests",
+                "▲ 2 requests in flight have stalled",
+            ]
+        )
+        assert [link.get_attribute("href") for link in problems.all()] == [
+            "#providers",
+            "#limits",
+            "#inflight",
+        ]
+        assert live.page.title() == "(3) gateway \u2013 critical"
+        assert live.page.locator("#icon").get_attribute("href") == "alert.svg"
+        expect(live.section("Alerts").locator("tbody tr").first).to_contain_text("critical")
+
+
+def test_unknown_values_are_not_zero(chromium: Browser, gateway: Gateway) -> None:
+    """A value that the gateway does not know is a dash, and a gap is a break of the line."""
+    gateway.show(busy)
+    with open_page(chromium, gateway.url, TOKEN) as live:
+        cells = live.section("Providers").locator("tr").filter(has_text="mistral").locator("td")
+        assert cells.nth(1).inner_text() == "\u2013"
+        path = live.page.locator("#charts path.s0").first.get_attribute("d")
+        assert path is not None
+        assert path.count("M") == 2
+
+
+def test_scope_of_the_numbers_is_said(chromium: Browser, gateway: Gateway) -> None:
+    """The page says whose numbers it shows, and warns of processes that are not included."""
+    gateway.show(busy)
+    gateway.scene.state["scope"] = {"kind": "process", "processes": 1, "missing": 0}
+    with open_page(chromium, gateway.url, TOKEN) as live:
+        banner, refresh = (
+            live.page.locator("#banner"),
+            live.page.get_by_role("button", name="Refresh"),
+        )
+        expect(live.page.locator("#origin")).to_contain_text("Of this process only.")
+        expect(banner).to_be_empty()
+
+        gateway.scene.state["instance"] = {**gateway.scene.state["instance"], "id": "other"}
+        gateway.changed()
+        refresh.click()
+        expect(banner).to_have_text("Several processes answer: each number is of one of 2 seen.")
+
+        gateway.scene.state["scope"] = {"kind": "fleet", "processes": 3, "missing": 1}
+        gateway.changed()
+        refresh.click()
+        expect(banner).to_have_text("1 processes do not report: the numbers are without them.")
+
+
+def test_page_without_script_explains_itself(chromium: Browser, gateway: Gateway) -> None:
+    """Without JavaScript, the page shows how to read the data, and nothing else."""
+    with open_page(chromium, gateway.url, java_script_enabled=False) as live:
+        expect(live.page.locator("noscript pre")).to_be_visible()
+        expect(live.page.locator("main")).to_be_hidden()
+
+
+def test_page_below_a_root_path_works(chromium: Browser) -> None:
+    """Behind a proxy that adds a path, all links and requests stay below it."""
+    gateway = Gateway("/gw")
+    gateway.start()
+    try:
+        gateway.show(incident)
+        with open_page(chromium, gateway.url, TOKEN) as live:
+            urls = live.page.evaluate("performance.getEntriesByType('resource').map(e => e.name)")
+            assert all("/gw/admin/" in url for url in urls)
+            expect(live.section("Alerts").locator("tbody tr")).to_have_count(3)
+    finally:
+        gateway.stop()
