@@ -28,7 +28,10 @@ settings.register_profile("fast", settings.get_profile("patient"), max_examples=
 settings.load_profile("patient")
 
 # Fixtures that start an installed server.
-SERVERS = {"redis", "locked_redis", "memcached", "storage", "server", "postgres", "prometheus"}
+SERVERS = {
+    *("redis", "locked_redis", "memcached", "storage", "server", "postgres", "prometheus"),
+    "chromium",
+}
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -54,7 +54,7 @@ def test_document_describes_every_route_and_method() -> None:
 
 
 def test_document_has_the_ranges_of_all_thresholds() -> None:
-    """The schema of the thresholds has all names, and the ranges that are validated, and the defaults."""
+    """The schema of the thresholds has all names, their ranges and their defaults."""
     schemas = Api().get("/openapi.json")["components"]["schemas"]
 
     thresholds = schemas["AllThresholdsBody"]["properties"]["thresholds"]
@@ -68,7 +68,7 @@ def test_document_has_the_ranges_of_all_thresholds() -> None:
         "default": 0.1,
     }
     assert thresholds["properties"]["critical_factor"]["minimum"] == 1
-    assert thresholds["properties"]["error_evidence"] == {"type": "boolean"}
+    assert thresholds["properties"]["error_evidence"] == {"type": "boolean", "default": True}
 
 
 def test_document_below_a_mount_has_its_root_path() -> None:

@@ -25,9 +25,12 @@ ARGUMENTS = [
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """Yield a Chromium with a new profile."""
+    """Yield a Chromium with a new profile.
+
+    Playwright runs an event loop in this thread, which would disturb the tests of other modules.
+    """
     need("chromium", "chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(

@@ -143,7 +143,7 @@ $.logout.onclick = () => {
 // ---- Polling
 
 const feeds = [], visible = new Set();
-let loading = false, again = false, stopped = false, failures = 0, triedAt = 0, answeredAt = 0;
+let loading = false, again = "", stopped = false, failures = 0, triedAt = 0, answeredAt = 0;
 
 // Load `path` (text, or a function that returns null for none) every `every` seconds and draw it.
 function feed(section, every, path, show, get = (url, headers) => call("GET", url, null, headers)) {
@@ -171,9 +171,9 @@ async function load(entry, force) {
 }
 // Load what is due (all with `force`), one request at a time.
 async function tick(force) {
-  if (loading) return void (again = again || force);
+  if (loading) return void (again = force || again === "all" ? "all" : "due");
   loading = document.body.classList.toggle("loading", true);
-  again = false;
+  again = "";
   triedAt = Date.now();
   try {
     for (const entry of feeds) await load(entry, force);
@@ -185,7 +185,7 @@ async function tick(force) {
     else if (!answeredAt) login(explain(error));
   }
   loading = document.body.classList.toggle("loading", false);
-  if (again) tick(true);
+  if (again) tick(again === "all");
   beat();
 }
 function pausedBy() {
@@ -202,7 +202,7 @@ function beat() {
     put($.age, `last answer ${age} s ago${failures ? `, next attempt in ${Math.max(0, Math.round(wait))} s` : ""}`);
     document.body.classList.toggle("stale", age > 3 * (period || 60));
   }
-  if (!document.hidden && !paused && wait <= 0.1) tick();
+  if (!loading && !document.hidden && !paused && wait <= 0.1) tick();
 }
 
 // ---- Tables
