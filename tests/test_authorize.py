@@ -74,7 +74,7 @@ async def test_rights_of_a_person_apply_to_all_endpoints() -> None:
     ]
 
     assert [answer.status for answer in answers] == [403, 403, 403, 200]
-    assert "needs the right `ack`; ada has `read`" in json.loads(answers[0].body)["detail"]
+    assert "needs the right `thresholds`; ada has `read`" in json.loads(answers[0].body)["detail"]
 
 
 async def test_function_that_fails_outside_of_the_application_is_called_inside() -> None:

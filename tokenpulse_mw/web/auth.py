@@ -32,9 +32,9 @@ class Person:
 
     Args:
         name: Name, which is stored with the changes of the caller.
-        can: Rights: "read"; "ack" (acknowledgements, silences, test alerts); "limits" (changes of
-            limits and their keys); "thresholds" (changes of thresholds and of the log level). All
-            rights by default.
+        can: Rights: "read"; "ack" (acknowledgements and silences); "limits" (changes of limits and
+            their keys); "thresholds" (changes of thresholds and of the log level, test alerts).
+            All rights by default.
 
     Raises:
         ValueError: `name` is not text or is empty, or `can` contains an unknown right.

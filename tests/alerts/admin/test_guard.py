@@ -174,7 +174,7 @@ RIGHTS_OF = {
     "POST /{id}/unack": "ack",
     "POST /silences": "ack",
     "DELETE /silences/{id}": "ack",
-    "POST /test": "ack",
+    "POST /test": "thresholds",
     "PUT /thresholds": "thresholds",
     "PATCH /thresholds": "thresholds",
     "POST /evaluate": "read",

@@ -122,7 +122,7 @@ OPERATIONS = (
     Operation(
         method="POST",
         path="/test",
-        right="ack",
+        right="thresholds",
         handle=test_sink,
         summary="Send a test alert to one sink, in one attempt past its queue",
         body_type=schemas.TestBody,
