@@ -150,6 +150,25 @@ async def test_credentials_are_listed_with_their_provider() -> None:
     assert [item["id"] for item in provider_of(state, "unknown")["credentials"]] == ["k3"]
 
 
+async def test_rejected_credential_has_failures_in_a_row() -> None:
+    """A rejection is a failure of the credential, but not one of the provider."""
+    board = Board()
+    board.facts.streaks = [
+        Streak("provider", "claude", "claude", "", 0, START),
+        Streak("apikey", "k1", "claude", "", 0, START),
+        Streak("auth", "k1", "claude", "", 6, 0.0),
+        Streak("auth", "k2", "claude", "", 1, 0.0),
+    ]
+    await board.step()
+
+    claude = provider_of(board.get("/state"))
+    assert claude["consecutive_failures"] == 0
+    assert [
+        (item["id"], item["consecutive_failures"], item["rejected"])
+        for item in claude["credentials"]
+    ] == [("k1", 6, 6), ("k2", 1, 1)]
+
+
 async def test_provider_without_credentials_has_its_own_last_success() -> None:
     """The streak of the provider has the time."""
     board = Board()

@@ -95,7 +95,11 @@ class Engine(Struct, kw_only=True):
 
 
 class Credential(Struct, kw_only=True):
-    """A credential of a provider; `rejected` is null if it is not known."""
+    """A credential of a provider; `rejected`, which is null if it is not known, counts 401 and 403.
+
+    `consecutive_failures` is the larger number of failures in a row: of the provider with this
+    credential, or of the credential itself.
+    """
 
     id: str
     group: str | None = None

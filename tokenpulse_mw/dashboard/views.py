@@ -242,7 +242,7 @@ def _credentials(facts: Sequence[Facts]) -> dict[str, list[schemas.Credential]]:
             schemas.Credential(
                 id=name,
                 group=next((item.group for item in both if item.group), None),
-                consecutive_failures=None if streak is None else streak.failures,
+                consecutive_failures=max(item.failures for item in both),
                 rejected=None if rejected is None else rejected.failures,
                 last_success_at=to_time(last) if last else None,
             )

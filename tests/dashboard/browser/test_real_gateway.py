@@ -98,6 +98,7 @@ def test_incident_is_shown(chromium: Browser, gateway: RealGateway) -> None:
         credential = rows(live, "credentials", "c9")
         expect(credential).to_contain_text("claude-prod")
         expect(credential).to_contain_text("rejected")
+        expect(cell(credential, "Failures in a row")).to_have_text("6")
         expect(rows(live, "credentials", "c1")).to_contain_text("ok")
         expect(cell(rows(live, "providers", "openai"), "429 of us/min")).to_have_text("4")
         acme, globex = rows(live, "tenants", "Acme Corp"), rows(live, "tenants", "Globex")
