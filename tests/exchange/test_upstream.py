@@ -225,6 +225,21 @@ async def test_invalid_header_is_counted_once_a_response(metrics: HttpMetrics) -
 
 
 @pytest.mark.anyio
+async def test_failure_of_the_registry_does_not_fail_the_request(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The exchange still has its quotas."""
+
+    def broken() -> float:
+        raise RuntimeError("no clock")
+
+    exchange = await respond(UpstreamQuotas(clock=broken), AZURE)
+
+    assert (exchange.status, len(exchange.upstream)) == (200, 2)
+    assert "upstream_quota failed with RuntimeError" in caplog.text
+
+
+@pytest.mark.anyio
 async def test_limits_of_the_gateway_are_not_those_of_a_provider() -> None:
     """Headers that our own limit adds are not read, neither with a response nor a rejection."""
     quotas = UpstreamQuotas()
