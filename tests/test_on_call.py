@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -85,7 +87,7 @@ def test_requests_in_progress_are_sampled_while_the_gateway_runs() -> None:
     ("thresholds", "stalled"), [({}, True), ({"stalled_first_byte": None}, False)]
 )
 def test_live_page_marks_stalled_requests_by_the_thresholds_of_the_alert(
-    thresholds: dict[str, None], stalled: bool
+    thresholds: dict[str, Any], stalled: bool
 ) -> None:
     """The page and the alert agree, also after a change of the thresholds."""
     pulse = TokenPulse(
