@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -57,6 +58,8 @@ class Recorder:
         requested_model: Model in the body of the request, if it is known; or None.
         is_text_error: The response is plain text with the status 500, as that of Starlette to an
             unhandled exception.
+        outer_error: The exception that was handled when the request arrived, such as by the code
+            that runs the server; or None.
         quota_headers: Headers of the response that may be about a provider's rate limits.
     """
 
@@ -80,6 +83,7 @@ class Recorder:
         "is_text_error",
         "keeps_body",
         "limited",
+        "outer_error",
         "quota_headers",
         "requested_model",
         "started",
@@ -109,6 +113,7 @@ class Recorder:
         self._first_token: float | None = None
         self._messages = 0
         self.is_text_error = False
+        self.outer_error = sys.exception()
         self.quota_headers: list[tuple[bytes, bytes]] | None = None
 
     def annotate(self, **facts: Any) -> None:
