@@ -305,6 +305,17 @@ def test_tightest_of_several_limits_of_one_unit_counts(clock: FakeClock) -> None
     assert sorted(remaining(quotas)) == [5, 10]
 
 
+def test_limit_without_a_size_at_its_end_is_the_tightest_of_its_unit(clock: FakeClock) -> None:
+    """Nothing is left of it, so its share is 0."""
+    quotas = UpstreamQuotas(clock=clock)
+
+    quotas.add(
+        finished(UpstreamQuota("tokens", 10, 100, None), UpstreamQuota("tokens", 0, None, None))
+    )
+
+    assert remaining(quotas) == [0]
+
+
 def test_whole_limit_is_available_after_its_reset(clock: FakeClock) -> None:
     """The last response before a pause must not look like a limit that stays used up."""
     quotas = UpstreamQuotas(clock=clock)

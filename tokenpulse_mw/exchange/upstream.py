@@ -204,7 +204,8 @@ class _Entry(NamedTuple):
 
 
 def _unit_and_share(quota: UpstreamQuota) -> tuple[str, float]:
-    return quota.unit, quota.remaining / quota.limit if quota.limit else 1.0
+    share = quota.remaining / quota.limit if quota.limit else float(quota.remaining > 0)
+    return quota.unit, share
 
 
 def _share_first(pool: QuotaPool) -> float:

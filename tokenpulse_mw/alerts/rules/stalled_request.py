@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -55,7 +56,8 @@ class StalledRequest:
         for (rule, part, route), (idle, _, requests) in traffic.reports.items():
             phase, _, provider = part.partition(":")
             limit = limits.get(phase)
-            if rule == self.name and limit is not None and idle >= limit:
+            is_valid = idle < math.inf and 1 <= requests < math.inf  # False for NaN
+            if rule == self.name and limit is not None and idle >= limit and is_valid:
                 key = (phase, provider, route)
                 groups[key] = max(groups.get(key, _Stalled(0, 0)), _Stalled(idle, int(requests)))
         for (phase, provider, route), stalled in groups.items():
@@ -145,7 +147,7 @@ def _finding(
         metric=f"{phase}:{provider}",
         subject=Subject("route", route, route),
         severity="warning",
-        title=f"{stalled.requests} stalled {noun} to {provider}",
+        title=f"{stalled.requests} stalled {noun} to {escaped(provider)}",
         message=f"{stalled.requests} {noun} of route {escaped(route)} to {escaped(provider)} got "
         f"{_MISSING[phase]} for {idle}{detail}",
         value=stalled.idle,
