@@ -288,6 +288,25 @@ async def test_model_of_a_complete_request_body_is_known(clock: FakeClock) -> No
 
 
 @pytest.mark.anyio
+async def test_model_after_many_brackets_is_searched_at_the_end_only(clock: FakeClock) -> None:
+    """Bodies of many stalled uploads must not take long each time they are listed."""
+    seen: list[Exchange] = []
+    in_progress, app = steering(clock, observers=[seen.append], request_model=True)
+    request = Steered(app, http_scope("/v1/chat/completions", method="POST"))
+    nested = b'{"a":[{"model":1},' + b"{}," * 300 + b'0],"model":"gpt-5"'
+
+    async with request.running():
+        await request.upload(nested)
+        assert [found.exchange.model for found in in_progress.requests()] == [None]
+        await request.upload(b"}", more=False)
+        assert [found.exchange.model for found in in_progress.requests()] == [None]
+        await request.start(500)
+        await request.send(b"", more=False)
+
+    assert [exchange.model for exchange in seen] == ["gpt-5"]
+
+
+@pytest.mark.anyio
 async def test_oldest_requests_are_returned_first(clock: FakeClock) -> None:
     """`limit` and `min_idle` choose among them, and each request keeps its number."""
     in_progress, app = steering(clock)

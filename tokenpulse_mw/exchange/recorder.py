@@ -16,7 +16,7 @@ from .exchange import METHODS, OTHER_METHOD, Exchange, Outcome
 from .in_progress import Phase
 from .observers import ExchangeCallback, notify_closed, notify_finished
 from .provider import HEADER as PROVIDER_HEADER
-from .request_model import MAX_PEEK_BYTES, MAX_PEEK_MESSAGES, find_model
+from .request_model import FEW_STEPS, MAX_PEEK_BYTES, MAX_PEEK_MESSAGES, find_model
 from .scope import CLIENT_CLOSED_REQUEST, FILE_MESSAGES, send_may_raise
 from .upstream import MIN_NAME_SIZE, NAME_PREFIXES, PREFIX_SIZE
 
@@ -124,10 +124,13 @@ class Recorder:
     def find_requested_model(self) -> str | None:
         """Return the model in the body of the request, as far as the application has read it."""
         if self._request_body and self.requested_model is None:
-            self.requested_model = find_model(self._request_body)
-            if self.requested_model is not None or self.finished:
-                self.keeps_body = False
-        if not self.keeps_body:
+            if self.finished:
+                self.requested_model = find_model(self._request_body)
+            else:  # of many requests at once, and repeatedly, so it must be short
+                body = b"".join(self._request_body)
+                self.requested_model = find_model((body,), max_steps=FEW_STEPS)
+        if self.finished or self.requested_model is not None:
+            self.keeps_body = False
             self._request_body = ()
         return self.requested_model
 
