@@ -202,6 +202,21 @@ async def test_idle_time_is_never_too_large(clock: FakeClock) -> None:
         assert idle(in_progress) == [60.0]
 
 
+@pytest.mark.anyio
+async def test_start_of_the_response_is_a_message(clock: FakeClock) -> None:
+    """Servers send the headers at once, so the request is idle from then on."""
+    in_progress, app = steering(clock)
+    request = Steered(app, http_scope("/chat", method="POST"))
+
+    async with request.running():
+        clock.advance(50)
+        assert idle(in_progress) == [50.0]
+        await request.start()
+        assert idle(in_progress) == [0.0]
+        clock.advance(10)
+        assert idle(in_progress) == [10.0]
+
+
 @pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.anyio
 async def test_upload_that_moves_is_not_idle(clock: FakeClock, method: str) -> None:

@@ -314,6 +314,7 @@ class HttpRecorder(Recorder):
             if kind == "http.response.body":
                 self._body(body, more)
             elif status is not None:  # a server sends nothing to a client that has left
+                self._messages += 1
                 self.status = CLIENT_CLOSED_REQUEST if self.client_left else status
             elif kind in FILE_MESSAGES:
                 self._file(more)
