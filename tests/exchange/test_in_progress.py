@@ -285,6 +285,24 @@ async def test_requests_are_described_as_far_as_they_are_known(clock: FakeClock)
 
 
 @pytest.mark.anyio
+async def test_only_declared_provider_is_that_of_a_request_in_progress(clock: FakeClock) -> None:
+    """The finished exchange counts for it too, so a stalled request must not be of `unknown`."""
+    seen: list[Exchange] = []
+    app = Starlette(routes=[Route("/chat", AppEndpoint(steered), methods=["POST"])])
+    in_progress, middleware = steering(
+        clock, app, observers=[seen.append], provider=Providers(["claude"])
+    )
+    request = Steered(middleware, http_scope("/chat", method="POST"))
+
+    async with request.running():
+        (listed,) = in_progress.requests()
+        await request.start(status=503)
+        await request.send(b"{}", more=False)
+
+    assert [listed.exchange.provider, seen[0].provider] == ["claude", "claude"]
+
+
+@pytest.mark.anyio
 async def test_model_of_a_complete_request_body_is_known(clock: FakeClock) -> None:
     """The body is examined once it has been read, and the exchange still has its model."""
     seen: list[Exchange] = []

@@ -225,6 +225,8 @@ class Dispatcher:
             exchange.provider = self._resolver.resolve(scope, exchange.provider, exchange.model)
             if exchange.model is None:
                 self._add_requested_model(exchange, scope, recorder)
+            if exchange.provider == UNKNOWN:
+                exchange.provider = self._resolver.only(exchange)
         except Exception as error:  # noqa: BLE001 - isolates the caller
             self.report("exchange", error)
 
