@@ -55,7 +55,10 @@ class StalledRequest:
         groups = _groups(self.in_progress.requests(limit=_MAX_REQUESTS, min_idle=least), limits)
         for (rule, part, route), (idle, _, requests) in traffic.reports.items():
             phase, _, provider = part.partition(":")
-            if rule == self.name and phase in limits and idle >= limits[phase]:
+            limit = limits.get(phase, math.inf)
+            # False for NaN, and for numbers that no process reports.
+            is_stalled = limit <= idle < math.inf and 1 <= requests < math.inf
+            if rule == self.name and is_stalled:
                 key = (phase, provider, route)
                 groups[key] = max(groups.get(key, _Stalled(0, 0)), _Stalled(idle, int(requests)))
         for (phase, provider, route), stalled in groups.items():
@@ -155,7 +158,7 @@ def _finding(
         metric=f"{phase}:{provider}",
         subject=Subject("route", route, route),
         severity="warning",
-        title=f"{stalled.requests} stalled {noun} to {provider}",
+        title=f"{stalled.requests} stalled {noun} to {escaped(provider)}",
         message=f"{stalled.requests} {noun} of route {escaped(route)} to {escaped(provider)} got "
         f"{_MISSING[phase]} for {idle}{detail}",
         value=stalled.idle,
