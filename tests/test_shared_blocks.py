@@ -30,6 +30,7 @@ from tokenpulse_mw.stack import shared_blocks
 from tokenpulse_mw.stack.defaults import handle_secret
 from tokenpulse_mw.stack.shared_blocks import SharedBlocks
 from tokenpulse_mw.stack.shared_dir import SharedDir
+from tokenpulse_mw.web.problems import ProblemError
 
 from .support.apps import answering
 from .support.clock import FakeClock
@@ -170,6 +171,41 @@ async def test_older_change_does_not_replace_a_newer_one() -> None:
         settings = {"limit-blocks:default": {name: [NOON + 60, at, "bob", ""]}}
         blocks_of_all.on_settings(settings)
         assert ("a" in blocks.of(policy)) is is_blocked
+
+
+async def test_change_by_a_process_with_a_slow_clock_applies_everywhere() -> None:
+    """An operator can end a block that another process has made a moment before."""
+    store = MemoryAlertStore()
+    engines = AlertEngine(store=store), AlertEngine(store=store)
+    (first, blocks, policy, _), (second, others, other, _) = shared(*engines)
+    await first.keep(policy, "a", KeyBlock(NOON + 60, NOON, "ada", ""))
+
+    await second.keep(other, "a", KeyBlock(0.0, NOON - 5, "bob", ""))
+    for engine in engines:
+        await engine.controls.refresh()
+
+    assert set(blocks.of(policy)) == set(others.of(other)) == set()
+
+
+async def test_change_that_was_not_stored_is_not_stored_with_the_next_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The response to the operator was that the key is not blocked."""
+    store = MemoryAlertStore()
+    engine = AlertEngine(store=store)
+    [(blocks_of_all, blocks, policy, _)] = shared(engine)
+
+    async def fail(*args: object, **options: object) -> None:
+        raise StoreError("database is locked")
+
+    monkeypatch.setattr(store, "set_setting", fail)
+    with pytest.raises(ProblemError):
+        await blocks_of_all.keep(policy, "a", KeyBlock(NOON + 60, NOON, "ada", ""))
+    monkeypatch.undo()
+    await blocks_of_all.keep(policy, "b", KeyBlock(NOON + 60, NOON, "ada", ""))
+
+    assert list(engine.controls.settings["limit-blocks:default"]) == [encode_key("b").hex()]
+    assert set(blocks.of(policy)) == {"b"}
 
 
 async def test_changes_without_an_effect_are_removed(monkeypatch: pytest.MonkeyPatch) -> None:

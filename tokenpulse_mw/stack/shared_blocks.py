@@ -17,6 +17,7 @@ logger = logging.getLogger("tokenpulse_mw")
 _PREFIX = "limit-blocks:"
 _KEPT_SECONDS = 86_400  # for which the end of a block is stored: no block lasts longer
 _MAX_CHANGES = 2000  # of a policy
+_LATER_SECONDS = 0.001  # between two changes of a key
 
 Changes = dict[str, KeyBlock]  # by the encoded key in hexadecimal
 
@@ -56,6 +57,9 @@ class SharedBlocks:
         except ValueError:  # no other process can have this key
             return False
         await self._engine.controls.refresh()  # calls `on_settings` with the changes of others
+        before = self._changes.get(policy.name, {}).get(name)
+        if before is not None and block.at <= before.at:  # by a process whose clock is ahead
+            block = block._replace(at=before.at + _LATER_SECONDS)
         changes = self._merged(policy, {name: block})
         try:
             await self._engine.controls.set_setting(_PREFIX + policy.name, changes, by=block.by)
@@ -65,6 +69,7 @@ class SharedBlocks:
             )
             detail = "Service unavailable: the alert store failed; see the log."
             raise ProblemError(503, detail) from None
+        self._changes[policy.name] = self._merged(policy, {name: block})
         return not isinstance(self._engine.store, MemoryAlertStore)
 
     def on_settings(self, settings: Mapping[str, Any]) -> None:
@@ -82,7 +87,7 @@ class SharedBlocks:
                     if name not in known or change.at > known[name].at
                 }
                 keys = {name: decode_key(bytes.fromhex(name)) for name in newer}
-                self._merged(policy, newer)
+                self._changes[policy.name] = self._merged(policy, newer)
                 for name, key in keys.items():
                     self._blocks.set(policy, key, newer[name])
             except (AttributeError, TypeError, ValueError) as error:
@@ -94,5 +99,4 @@ class SharedBlocks:
         changes = {**self._changes.get(policy.name, {}), **newer}
         current = [item for item in changes.items() if item[1].at > oldest]
         current.sort(key=lambda item: item[1].at)
-        self._changes[policy.name] = changes = dict(current[-_MAX_CHANGES:])
-        return changes
+        return dict(current[-_MAX_CHANGES:])
