@@ -104,6 +104,26 @@ async def test_block_applies_in_all_processes_and_after_a_restart(tmp_path: Path
         assert [await third.status(), await fourth.status()] == [200, 200]
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_stored_changes_apply_to_a_limit_that_is_added_later(tmp_path: Path) -> None:
+    """The lifespan of the application may add limits after the settings were read."""
+    url = f"sqlite+aiosqlite:///{tmp_path}/alerts.db"
+    async with process(alert_store=url) as first:
+        first.pulse.limit("5/minute", name="late")
+        handle = (await first.send("GET", "/late/keys?q=192.0.2.7")).json()["keys"][0]["key"]
+        await first.send("PUT", f"/late/keys/{handle}/block", seconds=3600, **AUTHOR)
+        await first.client.put(
+            "/admin/limits/late", json={"limit": "9/minute"}, headers={"if-match": "*"}
+        )
+    async with process(alert_store=url) as second:
+        second.pulse.limit("5/minute", name="late")
+        [key] = (await second.send("GET", "/late/keys")).json()["keys"]
+        limit = (await second.send("GET", "/late")).json()["limit"]
+
+    assert (key["label"], key["blocked_until"] is None) == ("192.0.2.7", False)
+    assert limit == "9 per minute"
+
+
 @pytest.mark.parametrize("alerts", [True, False])
 async def test_block_without_a_database_is_local(alerts: bool) -> None:
     """The response says so."""

@@ -376,6 +376,7 @@ class TokenPulse:
         )
         if not isinstance(limit, str):
             limits.warn_of_local(self.settings, self._shared, [added.policy])
+        self.engine.controls.repeat_settings()
         return added
 
     async def check(
