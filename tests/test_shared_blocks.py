@@ -180,6 +180,52 @@ async def test_blocks_of_two_processes_before_a_heartbeat_are_both_kept() -> Non
     assert set(blocks.of(policy)) == set(others.of(other)) == {"a", "b"}
 
 
+async def test_change_that_another_process_overwrites_is_stored_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two processes may read the stored value before either has stored its change."""
+    store = MemoryAlertStore()
+    engines = AlertEngine(store=store), AlertEngine(store=store)
+    (first, blocks, policy, _), (second, others, other, _) = shared(*engines)
+    block = KeyBlock(NOON + 60, NOON, "ada", "")
+    await first.keep(policy, "a", block)
+    overwritten = {encode_key("b").hex(): block}
+    await store.set_setting("limit-blocks:default", overwritten, by="bob", at=NOON)
+    for engine in engines:
+        await engine.controls.refresh()
+    assert set(blocks.of(policy)) == {"a", "b"}
+    assert set(others.of(other)) == {"b"}
+
+    async def fail(*args: object, **options: object) -> None:
+        raise StoreError("database is locked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "set_setting", fail)
+        await first.store_lost()
+    assert "blocks not stored: policy=default error=" in caplog.text
+    for process in (second, first, second, first):
+        await process.store_lost()
+    await engines[1].controls.refresh()
+
+    assert set(blocks.of(policy)) == set(others.of(other)) == {"a", "b"}
+
+
+async def test_overwritten_changes_are_looked_for_repeatedly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A gateway with a database does so while it runs."""
+    monkeypatch.setattr(shared_blocks, "_WATCH_SECONDS", 0.0)
+    [(blocks_of_all, *_)] = shared(AlertEngine())
+    calls = iter([None])
+
+    async def store_lost() -> None:
+        next(calls)  # the second call ends the test
+
+    monkeypatch.setattr(blocks_of_all, "store_lost", store_lost)
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await blocks_of_all.watch()
+
+
 async def test_older_change_does_not_replace_a_newer_one() -> None:
     """A stored block from before the end of the block has no effect."""
     engine = AlertEngine()
