@@ -197,11 +197,11 @@ class KeyOperations:
         key = kind_of(policy.key).parse(text) if stored is None else stored[0]
         if stored is not None or key is not None:
             usage = await usage_of(policy, key)
-            is_blocked = state.blocks.get(policy, key) is not None
-            if usage is None and is_blocked:
+            # An address may be blocked before it sends a request.
+            is_listed = isinstance(key, bytes) or state.blocks.get(policy, key) is not None
+            if usage is None and is_listed:  # not limited, or in a limit that cannot be read
                 usage = KeyUsage(key, 0, 0, 0.0)
-            is_address = isinstance(key, bytes)  # it may be blocked before it sends a request
-            if usage is not None and (usage.used or is_address or is_blocked):
+            if usage is not None and (usage.used or is_listed):
                 return [usage]
         matches = list[KeyUsage]()
         async with aclosing(usages(policy)) as entries:
