@@ -354,9 +354,10 @@ class HttpRecorder(Recorder):
         self.annotations = {"provider": value.decode("latin-1"), **self.annotations}
 
     def _body(self, body: bytes | None, more: bool | None) -> None:
-        self._messages += 1
-        if more and self._first_byte is not None:
-            return  # later chunks of a stream set no other field
+        if more:
+            self._messages += 1
+            if self._first_byte is not None:
+                return  # later chunks of a stream set no other field
         now = self.dispatcher.clock()
         if self._first_byte is None and body:
             self._first_byte = now - self.started
@@ -472,10 +473,11 @@ class MeteredRecorder(HttpRecorder):
     def _body(self, body: bytes | None, more: bool | None) -> None:
         if self._pending:
             self._feed_pending(self._pending)
-        self._messages += 1
-        if more and self._feed_rest is not None:
-            self._feed_rest(body or b"")
-            return
+        if more:
+            self._messages += 1
+            if self._feed_rest is not None:
+                self._feed_rest(body or b"")
+                return
         now = self.dispatcher.clock()
         if body:
             if self._first_byte is None:
