@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -9,7 +11,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from tokenpulse_mw import Settings, TokenPulse, annotate
+from tokenpulse_mw import Settings, Thresholds, TokenPulse, annotate
+
+from .alerts.rules.open_request import Open
+from .support.apps import answering
 
 
 async def chat(request: Request) -> Response:
@@ -76,3 +81,26 @@ def test_requests_in_progress_are_sampled_while_the_gateway_runs() -> None:
     (request,) = listed
     assert (request.exchange.route, request.phase) == ("/slow", "waiting")
     assert len(pulse.in_progress) == 0
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "stalled"), [({}, True), ({"stalled_first_byte": None}, False)]
+)
+def test_live_page_marks_stalled_requests_by_the_thresholds_of_the_alert(
+    thresholds: dict[str, Any], stalled: bool
+) -> None:
+    """The page and the alert agree, also after a change of the thresholds."""
+    pulse = TokenPulse(
+        settings=Settings(price_list="off", admin_token="a-token-of-an-operator"),
+        thresholds=Thresholds(**thresholds),
+    )
+    pulse.in_progress.open[Open(-1000)] = None
+    client = TestClient(pulse.wrap(answering()))
+    client.headers["authorization"] = "Bearer a-token-of-an-operator"
+
+    (request,) = client.get("/admin/live/inflight").json()["requests"]
+    state = client.get("/admin/live/state").json()
+
+    assert request["stalled"] == stalled
+    assert request["idle_seconds"] >= 1000
+    assert state["in_flight"]["stalled"] == int(stalled)

@@ -30,6 +30,7 @@ from tokenpulse_mw.stack import shared_blocks
 from tokenpulse_mw.stack.defaults import handle_secret
 from tokenpulse_mw.stack.shared_blocks import SharedBlocks
 from tokenpulse_mw.stack.shared_dir import SharedDir
+from tokenpulse_mw.web.problems import ProblemError
 
 from .support.apps import answering
 from .support.clock import FakeClock
@@ -103,6 +104,26 @@ async def test_block_applies_in_all_processes_and_after_a_restart(tmp_path: Path
         assert [await third.status(), await fourth.status()] == [200, 200]
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_stored_changes_apply_to_a_limit_that_is_added_later(tmp_path: Path) -> None:
+    """The lifespan of the application may add limits after the settings were read."""
+    url = f"sqlite+aiosqlite:///{tmp_path}/alerts.db"
+    async with process(alert_store=url) as first:
+        first.pulse.limit("5/minute", name="late")
+        handle = (await first.send("GET", "/late/keys?q=192.0.2.7")).json()["keys"][0]["key"]
+        await first.send("PUT", f"/late/keys/{handle}/block", seconds=3600, **AUTHOR)
+        await first.client.put(
+            "/admin/limits/late", json={"limit": "9/minute"}, headers={"if-match": "*"}
+        )
+    async with process(alert_store=url) as second:
+        second.pulse.limit("5/minute", name="late")
+        [key] = (await second.send("GET", "/late/keys")).json()["keys"]
+        limit = (await second.send("GET", "/late")).json()["limit"]
+
+    assert (key["label"], key["blocked_until"] is None) == ("192.0.2.7", False)
+    assert limit == "9 per minute"
+
+
 @pytest.mark.parametrize("alerts", [True, False])
 async def test_block_without_a_database_is_local(alerts: bool) -> None:
     """The response says so."""
@@ -159,6 +180,52 @@ async def test_blocks_of_two_processes_before_a_heartbeat_are_both_kept() -> Non
     assert set(blocks.of(policy)) == set(others.of(other)) == {"a", "b"}
 
 
+async def test_change_that_another_process_overwrites_is_stored_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two processes may read the stored value before either has stored its change."""
+    store = MemoryAlertStore()
+    engines = AlertEngine(store=store), AlertEngine(store=store)
+    (first, blocks, policy, _), (second, others, other, _) = shared(*engines)
+    block = KeyBlock(NOON + 60, NOON, "ada", "")
+    await first.keep(policy, "a", block)
+    overwritten = {encode_key("b").hex(): block}
+    await store.set_setting("limit-blocks:default", overwritten, by="bob", at=NOON)
+    for engine in engines:
+        await engine.controls.refresh()
+    assert set(blocks.of(policy)) == {"a", "b"}
+    assert set(others.of(other)) == {"b"}
+
+    async def fail(*args: object, **options: object) -> None:
+        raise StoreError("database is locked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "set_setting", fail)
+        await first.store_lost()
+    assert "blocks not stored: policy=default error=" in caplog.text
+    for process in (second, first, second, first):
+        await process.store_lost()
+    await engines[1].controls.refresh()
+
+    assert set(blocks.of(policy)) == set(others.of(other)) == {"a", "b"}
+
+
+async def test_overwritten_changes_are_looked_for_repeatedly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A gateway with a database does so while it runs."""
+    monkeypatch.setattr(shared_blocks, "_WATCH_SECONDS", 0.0)
+    [(blocks_of_all, *_)] = shared(AlertEngine())
+    calls = iter([None])
+
+    async def store_lost() -> None:
+        next(calls)  # the second call ends the test
+
+    monkeypatch.setattr(blocks_of_all, "store_lost", store_lost)
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await blocks_of_all.watch()
+
+
 async def test_older_change_does_not_replace_a_newer_one() -> None:
     """A stored block from before the end of the block has no effect."""
     engine = AlertEngine()
@@ -170,6 +237,41 @@ async def test_older_change_does_not_replace_a_newer_one() -> None:
         settings = {"limit-blocks:default": {name: [NOON + 60, at, "bob", ""]}}
         blocks_of_all.on_settings(settings)
         assert ("a" in blocks.of(policy)) is is_blocked
+
+
+async def test_change_by_a_process_with_a_slow_clock_applies_everywhere() -> None:
+    """An operator can end a block that another process has made a moment before."""
+    store = MemoryAlertStore()
+    engines = AlertEngine(store=store), AlertEngine(store=store)
+    (first, blocks, policy, _), (second, others, other, _) = shared(*engines)
+    await first.keep(policy, "a", KeyBlock(NOON + 60, NOON, "ada", ""))
+
+    await second.keep(other, "a", KeyBlock(0.0, NOON - 5, "bob", ""))
+    for engine in engines:
+        await engine.controls.refresh()
+
+    assert set(blocks.of(policy)) == set(others.of(other)) == set()
+
+
+async def test_change_that_was_not_stored_is_not_stored_with_the_next_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The response to the operator was that the key is not blocked."""
+    store = MemoryAlertStore()
+    engine = AlertEngine(store=store)
+    [(blocks_of_all, blocks, policy, _)] = shared(engine)
+
+    async def fail(*args: object, **options: object) -> None:
+        raise StoreError("database is locked")
+
+    monkeypatch.setattr(store, "set_setting", fail)
+    with pytest.raises(ProblemError):
+        await blocks_of_all.keep(policy, "a", KeyBlock(NOON + 60, NOON, "ada", ""))
+    monkeypatch.undo()
+    await blocks_of_all.keep(policy, "b", KeyBlock(NOON + 60, NOON, "ada", ""))
+
+    assert list(engine.controls.settings["limit-blocks:default"]) == [encode_key("b").hex()]
+    assert set(blocks.of(policy)) == {"b"}
 
 
 async def test_changes_without_an_effect_are_removed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -199,7 +199,7 @@ def request(number: int, age: float) -> schemas.Request:
     return schemas.Request(
         id=str(number),
         age_seconds=age,
-        quiet_seconds=0.0,
+        idle_seconds=0.0,
         route="/chat",
         provider="claude",
         model=None,

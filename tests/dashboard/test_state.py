@@ -318,5 +318,4 @@ def tenant(name: str, requests: int = 1) -> schemas.Tenant:
         input_tokens=1,
         output_tokens=1,
         cost_usd=0.1,
-        limited=None,
     )

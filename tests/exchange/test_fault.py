@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import anthropic
 import anyio
 import httpx2
 import openai
@@ -178,6 +179,13 @@ async def test_outcome_decides_whose_fault_a_broken_response_is(
         (with_status(401), "gateway"),
         (openai.APIConnectionError(request=VENDOR), "network"),
         (openai.APITimeoutError(request=VENDOR), "network"),
+        (openai.APIError("an error event", request=VENDOR, body={}), "provider"),
+        (
+            anthropic.APIStatusError(
+                "an error event", response=httpx2.Response(200, request=VENDOR), body={}
+            ),
+            "provider",
+        ),
         (named("aiohttp", "ClientConnectionError"), "network"),
         (named("aiohttp", "ClientResponseError", status=500), "provider"),
         (named("botocore", "HTTPClientError"), "network"),
@@ -224,6 +232,25 @@ async def test_cause_of_an_http_exception_decides(
 ) -> None:
     """An `HTTPException` is a deliberate response, so only what it was raised for is a cause."""
     assert await fault(raising_in_starlette(HTTPException(status), cause)) == expected
+
+
+@pytest.mark.parametrize(
+    ("app", "expected"),
+    [
+        (answering(status=503), "provider"),
+        (raising_in_starlette(HTTPException(503)), "provider"),
+        (raising_in_starlette(httpx2.ConnectError("refused")), "network"),
+    ],
+)
+@pytest.mark.anyio
+async def test_exception_that_is_handled_before_the_request_is_no_evidence(
+    app: ASGIApp, expected: str
+) -> None:
+    """A server may run in an `except` block, such as that of an optional import."""
+    try:
+        raise ImportError("uvloop")
+    except ImportError:
+        assert await fault(app) == expected
 
 
 @pytest.mark.anyio

@@ -202,6 +202,21 @@ async def test_idle_time_is_never_too_large(clock: FakeClock) -> None:
         assert idle(in_progress) == [60.0]
 
 
+@pytest.mark.anyio
+async def test_start_of_the_response_is_a_message(clock: FakeClock) -> None:
+    """Servers send the headers at once, so the request is idle from then on."""
+    in_progress, app = steering(clock)
+    request = Steered(app, http_scope("/chat", method="POST"))
+
+    async with request.running():
+        clock.advance(50)
+        assert idle(in_progress) == [50.0]
+        await request.start()
+        assert idle(in_progress) == [0.0]
+        clock.advance(10)
+        assert idle(in_progress) == [10.0]
+
+
 @pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.anyio
 async def test_upload_that_moves_is_not_idle(clock: FakeClock, method: str) -> None:
@@ -270,6 +285,24 @@ async def test_requests_are_described_as_far_as_they_are_known(clock: FakeClock)
 
 
 @pytest.mark.anyio
+async def test_only_declared_provider_is_that_of_a_request_in_progress(clock: FakeClock) -> None:
+    """The finished exchange counts for it too, so a stalled request must not be of `unknown`."""
+    seen: list[Exchange] = []
+    app = Starlette(routes=[Route("/chat", AppEndpoint(steered), methods=["POST"])])
+    in_progress, middleware = steering(
+        clock, app, observers=[seen.append], provider=Providers(["claude"])
+    )
+    request = Steered(middleware, http_scope("/chat", method="POST"))
+
+    async with request.running():
+        (listed,) = in_progress.requests()
+        await request.start(status=503)
+        await request.send(b"{}", more=False)
+
+    assert [listed.exchange.provider, seen[0].provider] == ["claude", "claude"]
+
+
+@pytest.mark.anyio
 async def test_model_of_a_complete_request_body_is_known(clock: FakeClock) -> None:
     """The body is examined once it has been read, and the exchange still has its model."""
     seen: list[Exchange] = []
@@ -284,6 +317,25 @@ async def test_model_of_a_complete_request_body_is_known(clock: FakeClock) -> No
         await request.send(b"{}", more=False)
 
     assert (listed.exchange.model, listed.exchange.model_source) == ("gpt-5", "request")
+    assert [exchange.model for exchange in seen] == ["gpt-5"]
+
+
+@pytest.mark.anyio
+async def test_model_after_many_brackets_is_searched_at_the_end_only(clock: FakeClock) -> None:
+    """Bodies of many stalled uploads must not take long each time they are listed."""
+    seen: list[Exchange] = []
+    in_progress, app = steering(clock, observers=[seen.append], request_model=True)
+    request = Steered(app, http_scope("/v1/chat/completions", method="POST"))
+    nested = b'{"a":[{"model":1},' + b"{}," * 300 + b'0],"model":"gpt-5"'
+
+    async with request.running():
+        await request.upload(nested)
+        assert [found.exchange.model for found in in_progress.requests()] == [None]
+        await request.upload(b"}", more=False)
+        assert [found.exchange.model for found in in_progress.requests()] == [None]
+        await request.start(500)
+        await request.send(b"", more=False)
+
     assert [exchange.model for exchange in seen] == ["gpt-5"]
 
 

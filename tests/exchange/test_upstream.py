@@ -225,6 +225,21 @@ async def test_invalid_header_is_counted_once_a_response(metrics: HttpMetrics) -
 
 
 @pytest.mark.anyio
+async def test_failure_of_the_registry_does_not_fail_the_request(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The exchange still has its quotas."""
+
+    def broken() -> float:
+        raise RuntimeError("no clock")
+
+    exchange = await respond(UpstreamQuotas(clock=broken), AZURE)
+
+    assert (exchange.status, len(exchange.upstream)) == (200, 2)
+    assert "upstream_quota failed with RuntimeError" in caplog.text
+
+
+@pytest.mark.anyio
 async def test_limits_of_the_gateway_are_not_those_of_a_provider() -> None:
     """Headers that our own limit adds are not read, neither with a response nor a rejection."""
     quotas = UpstreamQuotas()
@@ -303,6 +318,29 @@ def test_tightest_of_several_limits_of_one_unit_counts(clock: FakeClock) -> None
     )
 
     assert sorted(remaining(quotas)) == [5, 10]
+
+
+def test_limit_of_a_429_is_replaced_by_that_of_the_next_response(clock: FakeClock) -> None:
+    """A 429 names no model, and the reset of a daily limit may be a day away."""
+    quotas = UpstreamQuotas(clock=clock)
+    quotas.add(finished(UpstreamQuota("requests", 0, 200, 86_000.0)))
+    quotas.add(finished(UpstreamQuota("requests", 40, 500, 60.0), model="b"))
+    assert remaining(quotas) == [0, 40]  # another limit
+
+    quotas.add(finished(UpstreamQuota("requests", 100, 200, 43_000.0), model="a"))
+
+    assert remaining(quotas) == [40, 100]
+
+
+def test_limit_without_a_size_at_its_end_is_the_tightest_of_its_unit(clock: FakeClock) -> None:
+    """Nothing is left of it, so its share is 0."""
+    quotas = UpstreamQuotas(clock=clock)
+
+    quotas.add(
+        finished(UpstreamQuota("tokens", 10, 100, None), UpstreamQuota("tokens", 0, None, None))
+    )
+
+    assert remaining(quotas) == [0]
 
 
 def test_whole_limit_is_available_after_its_reset(clock: FakeClock) -> None:

@@ -385,6 +385,33 @@ async def test_failed_response_has_the_outcome_error() -> None:
     assert [item.outcome for item in turns.seen] == ["error", "complete"]
 
 
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (KeyError("bug"), "gateway"),
+        (ConnectionResetError(), "network"),
+    ],
+)
+@pytest.mark.anyio
+async def test_fault_of_a_response_that_an_exception_cuts_is_that_of_the_exception(
+    error: Exception, expected: str
+) -> None:
+    """The vendor has reported no error, so the exception of the application decides."""
+    turns = Turns()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await proxy(response("response.failed", "resp_0"), CREATED)(scope, receive, send)
+        raise error
+
+    with pytest.raises(type(error)):
+        await connect(metered(app, turns))
+
+    assert [(item.outcome, item.fault) for item in turns.seen] == [
+        ("error", "provider"),
+        ("error", expected),
+    ]
+
+
 @pytest.mark.anyio
 async def test_buffer_that_the_application_reuses_is_read_as_it_was_sent() -> None:
     """A frame in a buffer is copied, because the application may change it after `send`."""

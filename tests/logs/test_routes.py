@@ -103,7 +103,7 @@ async def test_change_is_logged_with_the_name_of_the_client(
     """The name that the guard returns is logged: the address may be that of a proxy."""
 
     async def authorize(request: Request) -> str:
-        return "alice"
+        return "alice\n"  # a line break could forge a line
 
     await request_settings("PUT", body_with("DEBUG"), authorize=authorize)
 

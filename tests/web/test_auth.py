@@ -9,7 +9,7 @@ import pytest
 from starlette.requests import Request
 
 from tokenpulse_mw.web.auth import RIGHTS, Guard, Person, bearer
-from tokenpulse_mw.web.problems import ProblemError
+from tokenpulse_mw.web.problems import ProblemError, problem_response
 
 from ..support.asgi import http_scope
 
@@ -220,12 +220,24 @@ async def test_guard_returns_the_name_and_the_rights_of_the_caller(
 )
 async def test_request_without_the_right_is_forbidden(can: Any, detail: str) -> None:
     """The 403 names the right that is missing, and the rights of the caller."""
-    guard = Guard(lambda request: Person("ada\nl", can=can), of="Endpoint")
+    guard = Guard(lambda request: Person("ada\nl\u202e", can=can), of="Endpoint")
 
     with pytest.raises(ProblemError) as caught:
         await guard.authorize(Request(http_scope()), "limits")
 
     assert (caught.value.status, caught.value.detail) == (403, detail)
+
+
+@pytest.mark.anyio
+async def test_hostile_name_of_a_forbidden_caller_is_sanitized() -> None:
+    """A name, such as a claim of a JWT, may be long, and may have lone surrogates."""
+    guard = Guard(lambda request: Person("\ud800" + "a" * 200, can=()), of="Endpoint")
+
+    with pytest.raises(ProblemError) as caught:
+        await guard.authorize(Request(http_scope()))
+
+    body = bytes(problem_response(caught.value).body).decode()
+    assert f"; ?{'a' * 96}... has no right." in body
 
 
 @pytest.mark.parametrize("name", ["", " ", None, b"ada"])

@@ -211,6 +211,11 @@ class Controls:
                     async with self._deciding():
                         await in_steps(self.adopt(state))
 
+    def repeat_settings(self) -> None:
+        """Notify the listeners of the settings again, such as for a limit that was added."""
+        if self.settings:
+            self._settings_changed(self.settings)
+
     def skip_revision(self, revision: int | None) -> None:
         """Note the revision after changes that apply here, unless there were others."""
         if self.revision is not None and revision == self.revision + 1:

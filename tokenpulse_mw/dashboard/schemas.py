@@ -258,7 +258,7 @@ class Request(Struct, kw_only=True):
 
     id: str
     age_seconds: float
-    quiet_seconds: float
+    idle_seconds: float
     route: str
     provider: str
     model: str | None
@@ -279,7 +279,7 @@ class Requests(Struct):
 
 
 class Tenant(Struct, kw_only=True):
-    """Usage of a tenant today; `limited` is null if it is not known."""
+    """Usage of a tenant today."""
 
     id: str
     name: str | None
@@ -287,7 +287,6 @@ class Tenant(Struct, kw_only=True):
     input_tokens: int
     output_tokens: int
     cost_usd: Number
-    limited: int | None
 
 
 class Tenants(Struct):

@@ -32,6 +32,7 @@ class FinishedRecorder(Protocol):
 
     client_left: bool
     is_text_error: bool
+    outer_error: BaseException | None
     quota_headers: list[tuple[bytes, bytes]] | None
 
     def find_requested_model(self) -> str | None:
@@ -194,7 +195,11 @@ class Dispatcher:
         if exchange.usage_source is not None:
             self._price(exchange, meter)
         if exchange.status >= 400 or exchange.outcome != "complete":
-            self._add_fault(exchange, recorder)
+            # Error handlers respond while they handle the exception. Once the client has left, the
+            # exception may be a consequence of that.
+            cause = None if recorder.client_left else sys.exception()
+            is_text, outer = recorder.is_text_error, recorder.outer_error
+            self._add_fault(exchange, cause, is_text=is_text, outer=outer)
         elif exchange.fault is not None:
             exchange.fault = None  # annotated for a failure that did not happen
         if recorder.quota_headers and not exchange.limited:
@@ -220,16 +225,22 @@ class Dispatcher:
             exchange.provider = self._resolver.resolve(scope, exchange.provider, exchange.model)
             if exchange.model is None:
                 self._add_requested_model(exchange, scope, recorder)
+            if exchange.provider == UNKNOWN:
+                exchange.provider = self._resolver.only(exchange)
         except Exception as error:  # noqa: BLE001 - isolates the caller
             self.report("exchange", error)
 
-    def _add_fault(self, exchange: Exchange, recorder: FinishedRecorder) -> None:
+    def _add_fault(
+        self,
+        exchange: Exchange,
+        cause: BaseException | None,
+        *,
+        is_text: bool = False,
+        outer: BaseException | None,
+    ) -> None:
         if exchange.fault is None:  # not annotated
             try:
-                # Error handlers respond while they handle the exception. Once the client has left,
-                # the exception may be a consequence of that.
-                error = None if recorder.client_left else sys.exception()
-                exchange.fault = fault_of(exchange, error, is_text=recorder.is_text_error)
+                exchange.fault = fault_of(exchange, cause, is_text=is_text, outer=outer)
             except Exception as error:  # noqa: BLE001 - isolates the request
                 self.report("fault", error)
 
@@ -243,12 +254,20 @@ class Dispatcher:
         except Exception as error:  # noqa: BLE001 - isolates the request
             self.report("upstream_quota", error)
 
-    def finalize_websocket_usage(self, exchange: Exchange, scope: Scope) -> None:
+    def finalize_websocket_usage(
+        self,
+        exchange: Exchange,
+        scope: Scope,
+        cause: BaseException | None,
+        outer: BaseException | None,
+    ) -> None:
         """Complete a response of a model over a WebSocket, and notify the observers of it.
 
         Args:
             exchange: The response with its usage.
             scope: The handshake.
+            cause: The exception of the application that cut the response, if any.
+            outer: The exception that was handled before the handshake, if any.
         """
         try:
             exchange.route = self._template(scope)
@@ -267,7 +286,7 @@ class Dispatcher:
             self.report("provider", error)
         self._price(exchange, None)
         if exchange.outcome != "complete":
-            exchange.fault = fault_of(exchange, None, is_text=False)
+            self._add_fault(exchange, cause, outer=outer)
         for hook in self.usage_hooks:
             try:
                 hook(exchange)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import get_args
 
 from starlette.exceptions import HTTPException
@@ -32,17 +32,28 @@ _NETWORK = {
     "TransportError": {"httpx", "httpx2"},
     "gaierror": {"socket"},
 }
+# Errors about a response that are not connection errors, such as an error event of a stream, whose
+# own status is 200.
+_PROVIDER = {"APIError": {"openai", "anthropic"}}
 # Of a gateway that has no response of a provider to pass on (RFC 9110, 15.6).
 _OF_GATEWAY = (501, 505, 506, 507, 508, 510, 511)
 
 
-def fault_of(exchange: Exchange, error: BaseException | None, *, is_text: bool) -> Fault | None:
+def fault_of(
+    exchange: Exchange,
+    error: BaseException | None,
+    *,
+    is_text: bool,
+    outer: BaseException | None = None,
+) -> Fault | None:
     """Return whose fault the failure of an exchange is; None if it did not fail.
 
     Args:
         exchange: A finished exchange, with its credential and provider.
         error: The exception that the application was handling or raised at the end, if any.
         is_text: The response is plain text, as that of Starlette to an unhandled exception.
+        outer: The exception that was handled before the exchange began, if any. It is the context
+            of all exceptions that are raised meanwhile, and the cause of none.
     """
     status, outcome = exchange.status, exchange.outcome
     if exchange.limited:
@@ -52,7 +63,7 @@ def fault_of(exchange: Exchange, error: BaseException | None, *, is_text: bool) 
     if status < 400 and outcome == "complete":
         return None
     if status >= 500 or outcome != "complete":
-        fault = _fault_of_error(error)
+        fault = _fault_of_error(error, outer)
         if fault is not None:
             return fault
     if outcome == "truncated":
@@ -74,24 +85,26 @@ def _fault_of_client_error(exchange: Exchange) -> Fault:
     return "gateway" if exchange.status in (401, 403) and exchange.credential else "client"
 
 
-def _fault_of_error(error: BaseException | None) -> Fault | None:
+def _fault_of_error(error: BaseException | None, outer: BaseException | None) -> Fault | None:
     """Return whose fault an exception is; None if it is a deliberate response without a cause."""
     fault: Fault | None = None
-    for cause in _chain(error):
-        if _is_network_error(cause):
+    for cause in _chain(error, outer):
+        if _is_one_of(_NETWORK, cause):
             return "network"
         status = _response_status(cause)
         if status is not None:
             return "gateway" if status in (401, 403) else "provider"
+        if _is_one_of(_PROVIDER, cause):
+            return "provider"
         if not isinstance(cause, HTTPException):
             fault = "gateway"
     return fault
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an exception, and what it was raised for."""
+def _chain(error: BaseException | None, outer: BaseException | None) -> Iterator[BaseException]:
+    """Yield an exception, and what it was raised for, up to `outer`."""
     for _ in range(_MAX_CHAIN):
-        if error is None:
+        if error is None or error is outer:
             return
         yield error
         if isinstance(error, BaseExceptionGroup):
@@ -100,8 +113,8 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
             error = error.__cause__ or error.__context__
 
 
-def _is_network_error(error: BaseException) -> bool:
-    return any(_package(base) in _NETWORK.get(base.__name__, ()) for base in type(error).__mro__)
+def _is_one_of(names: Mapping[str, set[str]], error: BaseException) -> bool:
+    return any(_package(base) in names.get(base.__name__, ()) for base in type(error).__mro__)
 
 
 def _response_status(error: BaseException) -> int | None:

@@ -113,19 +113,21 @@ class Providers:
             return list(self.names)
         return sorted(self.seen.copy() - {OTHER, UNKNOWN})
 
-    def _fallback(self, exchange: Exchange) -> str:
+    def only(self, exchange: Exchange) -> str:
         """Return the only declared provider if the exchange may be its own, else `unknown`.
 
         Errors name no model. Pages and probes are mostly GET requests, and must not count as
         successes of the provider.
         """
-        if exchange.method != "POST" and exchange.model is None:
-            return UNKNOWN
-        if self._only is not None and exchange.route != UNMATCHED:
-            return self._only
-        if self._failures.left:
+        is_own = _may_reach_model(exchange) and exchange.route != UNMATCHED
+        return self._only if is_own and self._only is not None else UNKNOWN
+
+    def _fallback(self, exchange: Exchange) -> str:
+        """Return the same as `only`, and inspect the failures of exchanges without a provider."""
+        provider = self.only(exchange)
+        if provider == UNKNOWN and self._failures.left and _may_reach_model(exchange):
             self._failures.inspect(exchange)
-        return UNKNOWN
+        return provider
 
     def _to_label(self, name: str) -> str:
         """Return `name` if it is declared, else `other`."""
@@ -154,6 +156,10 @@ class Providers:
                 if owners := self._owners(segment) or self._owners(model):
                     return self._choose(label, owners)
         return label
+
+
+def _may_reach_model(exchange: Exchange) -> bool:
+    return exchange.method == "POST" or exchange.model is not None
 
 
 class _UnknownFailures:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ from .exchange import METHODS, OTHER_METHOD, Exchange, Outcome
 from .in_progress import Phase
 from .observers import ExchangeCallback, notify_closed, notify_finished
 from .provider import HEADER as PROVIDER_HEADER
-from .request_model import MAX_PEEK_BYTES, MAX_PEEK_MESSAGES, find_model
+from .request_model import FEW_STEPS, MAX_PEEK_BYTES, MAX_PEEK_MESSAGES, find_model
 from .scope import CLIENT_CLOSED_REQUEST, FILE_MESSAGES, send_may_raise
 from .upstream import MIN_NAME_SIZE, NAME_PREFIXES, PREFIX_SIZE
 
@@ -57,6 +58,8 @@ class Recorder:
         requested_model: Model in the body of the request, if it is known; or None.
         is_text_error: The response is plain text with the status 500, as that of Starlette to an
             unhandled exception.
+        outer_error: The exception that was handled when the request arrived, such as by the code
+            that runs the server; or None.
         quota_headers: Headers of the response that may be about a provider's rate limits.
     """
 
@@ -80,6 +83,7 @@ class Recorder:
         "is_text_error",
         "keeps_body",
         "limited",
+        "outer_error",
         "quota_headers",
         "requested_model",
         "started",
@@ -109,6 +113,7 @@ class Recorder:
         self._first_token: float | None = None
         self._messages = 0
         self.is_text_error = False
+        self.outer_error = sys.exception()
         self.quota_headers: list[tuple[bytes, bytes]] | None = None
 
     def annotate(self, **facts: Any) -> None:
@@ -119,10 +124,13 @@ class Recorder:
     def find_requested_model(self) -> str | None:
         """Return the model in the body of the request, as far as the application has read it."""
         if self._request_body and self.requested_model is None:
-            self.requested_model = find_model(self._request_body)
-            if self.requested_model is not None or self.finished:
-                self.keeps_body = False
-        if not self.keeps_body:
+            if self.finished:
+                self.requested_model = find_model(self._request_body)
+            else:  # of many requests at once, and repeatedly, so it must be short
+                body = b"".join(self._request_body)
+                self.requested_model = find_model((body,), max_steps=FEW_STEPS)
+        if self.finished or self.requested_model is not None:
+            self.keeps_body = False
             self._request_body = ()
         return self.requested_model
 
@@ -306,6 +314,7 @@ class HttpRecorder(Recorder):
             if kind == "http.response.body":
                 self._body(body, more)
             elif status is not None:  # a server sends nothing to a client that has left
+                self._messages += 1
                 self.status = CLIENT_CLOSED_REQUEST if self.client_left else status
             elif kind in FILE_MESSAGES:
                 self._file(more)
@@ -345,9 +354,10 @@ class HttpRecorder(Recorder):
         self.annotations = {"provider": value.decode("latin-1"), **self.annotations}
 
     def _body(self, body: bytes | None, more: bool | None) -> None:
-        self._messages += 1
-        if more and self._first_byte is not None:
-            return  # later chunks of a stream set no other field
+        if more:
+            self._messages += 1
+            if self._first_byte is not None:
+                return  # later chunks of a stream set no other field
         now = self.dispatcher.clock()
         if self._first_byte is None and body:
             self._first_byte = now - self.started
@@ -434,7 +444,7 @@ class MeteredRecorder(HttpRecorder):
     def _read_headers(self, headers: RawHeaders, status: int) -> None:
         # `super()._read_headers` would iterate over the headers a second time.
         content_type = encoding = b""
-        quotas: list[tuple[bytes, bytes]] = []
+        quotas: list[tuple[bytes, bytes]] | None = None
         for name, value in headers:
             size = len(name)
             if size == _CONTENT_TYPE_SIZE and name.lower() == b"content-type":
@@ -446,8 +456,8 @@ class MeteredRecorder(HttpRecorder):
             elif size == _COST_SIZE and name.lower() == _COST_HEADER:
                 self._set_cost(value)
             elif size >= MIN_NAME_SIZE and name[:PREFIX_SIZE].lower() in NAME_PREFIXES:
-                quotas.append((name, value))
-        if quotas and self.quota_headers is None:
+                quotas = [*(quotas or ()), (name, value)]
+        if quotas is not None and self.quota_headers is None:
             self.quota_headers = quotas
         if self.dispatcher.usage and 200 <= status < 300:
             meter = self._meter = meter_for(content_type, encoding)
@@ -463,10 +473,11 @@ class MeteredRecorder(HttpRecorder):
     def _body(self, body: bytes | None, more: bool | None) -> None:
         if self._pending:
             self._feed_pending(self._pending)
-        self._messages += 1
-        if more and self._feed_rest is not None:
-            self._feed_rest(body or b"")
-            return
+        if more:
+            self._messages += 1
+            if self._feed_rest is not None:
+                self._feed_rest(body or b"")
+                return
         now = self.dispatcher.clock()
         if body:
             if self._first_byte is None:

@@ -26,6 +26,7 @@ _MAX_KEY_BYTES = 6 * max(map(len, _TOKEN_KEYS))  # each character may be an esca
 _MAX_DIGITS = 15  # of a number of tokens
 _MAX_VALUE_BYTES = 6 * MAX_MODEL_CHARS  # each character may be an escape such as \u006d
 _MAX_STEPS = 8192  # brackets below the top level; more take milliseconds
+FEW_STEPS = 256  # those of many requests in one step of the event loop
 _STEPS_PER_KEY = 8  # of the object at the top level
 
 _QUOTE, _BRACE, _END, _COLON_CHAR = b'"{}:'
@@ -65,6 +66,7 @@ class ModelFinder:
     Args:
         max_bytes: Bytes that are read.
         tokens: True to search for the maximum of tokens too.
+        max_steps: Brackets below the top level that are read.
 
     Attributes:
         model: The model, 1 to 256 characters; None if it was not found.
@@ -90,7 +92,13 @@ class ModelFinder:
         "model",
     )
 
-    def __init__(self, max_bytes: int = MAX_PEEK_BYTES, *, tokens: bool = False) -> None:
+    def __init__(
+        self,
+        max_bytes: int = MAX_PEEK_BYTES,
+        *,
+        tokens: bool = False,
+        max_steps: int = _MAX_STEPS,
+    ) -> None:
         self.model: str | None = None
         self.max_tokens: int | None = None
         self._tokens = tokens
@@ -99,7 +107,7 @@ class ModelFinder:
         self._digits = b""
         self.done = False
         self._left = max_bytes
-        self._steps = _MAX_STEPS
+        self._steps = max_steps
         self._state = _BEGIN
         self._depth = 0  # of a value at the top level
         self._is_model = False  # the last key at the top level
@@ -261,7 +269,7 @@ class _Document(msgspec.Struct, gc=False):
 _decode_document = msgspec.json.Decoder(_Document).decode
 
 
-def find_model(body: Sequence[bytes]) -> str | None:
+def find_model(body: Sequence[bytes], *, max_steps: int = _MAX_STEPS) -> str | None:
     """Return the model in the parts of a body, or None, as `ModelFinder` does.
 
     A body in one part is decoded if it has the key at most once, which is ten times as fast.
@@ -276,7 +284,7 @@ def find_model(body: Sequence[bytes]) -> str | None:
             if keys == 1:
                 with suppress(ValueError, RecursionError):  # not a whole JSON document
                     return _checked(_decode_document(document).model)
-    finder = ModelFinder()
+    finder = ModelFinder(max_steps=max_steps)
     for part in body:
         finder.feed(part)
     return finder.model

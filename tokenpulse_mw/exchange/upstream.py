@@ -162,10 +162,19 @@ class UpstreamQuotas:
             lowest = next(quotas)  # such as that of the input tokens
             key = (exchange.provider, exchange.credential or "", exchange.model or "", unit)
             self._entries.pop(key, None)  # the order is that of the last response
+            self._replace_unnamed(key, lowest.limit)
             group = exchange.credential_group or ""
             self._entries[key] = _Entry(lowest, group, self._clock())
         while len(self._entries) > _MAX_POOLS:
             self._entries.pop(next(iter(self._entries)))
+
+    def _replace_unnamed(self, key: tuple[str, str, str, QuotaUnit], limit: int | None) -> None:
+        """Remove the same limit as a response without a model, such as a 429, has reported it."""
+        provider, credential, _, unit = key
+        unnamed = provider, credential, "", unit
+        entry = self._entries.get(unnamed)
+        if entry is not None and entry.quota.limit == limit:
+            del self._entries[unnamed]
 
     def clear(self) -> None:
         """Remove all entries."""
@@ -204,7 +213,8 @@ class _Entry(NamedTuple):
 
 
 def _unit_and_share(quota: UpstreamQuota) -> tuple[str, float]:
-    return quota.unit, quota.remaining / quota.limit if quota.limit else 1.0
+    share = quota.remaining / quota.limit if quota.limit else float(quota.remaining > 0)
+    return quota.unit, share
 
 
 def _share_first(pool: QuotaPool) -> float:

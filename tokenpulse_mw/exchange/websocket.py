@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -173,7 +174,11 @@ class WebSocketRecorder(HttpRecorder):
             self.dispatcher.notify_error(_COMPONENT)
         for response in responses:
             exchange = self._exchange_of(response, outcome)
-            self.dispatcher.finalize_websocket_usage(exchange, self._connection)
+            # An error that a vendor reports is not that of the application.
+            is_cut = outcome == "error" and not (response.complete or response.failed)
+            cause = sys.exception() if is_cut else None
+            dispatcher = self.dispatcher
+            dispatcher.finalize_websocket_usage(exchange, self._connection, cause, self.outer_error)
             for callback in self._usage_callbacks:
                 try:
                     callback(exchange)

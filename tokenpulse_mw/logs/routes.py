@@ -16,11 +16,13 @@ from ..web.body import read_body
 from ..web.endpoint import method_not_allowed
 from ..web.problems import ProblemError, invalid, problem_response
 from ..web.route import OwnRoute
+from ..web.text import single_line
 from .levels import LEVELS, check_level, log_level, set_log_level
 
 logger = logging.getLogger("tokenpulse_mw.settings")
 
 _PATH = "/admin/settings"
+_MAX_AUTHOR_CHARS = 100
 _METHODS = ["GET", "HEAD", "PUT", "OPTIONS"]
 
 
@@ -83,7 +85,8 @@ class _Settings:
             return Response(status_code=204, headers=allow)
         if request.method == "PUT":
             body = await read_body(request, SettingsBody, optional=False)
-            level, author = _level(body.log_level), name or _client(request)
+            level = _level(body.log_level)
+            author = single_line(name, _MAX_AUTHOR_CHARS) or _client(request)
             if self._keep is not None:
                 await self._keep(level, author)
             change_level(level, author)

@@ -86,8 +86,7 @@ def combined_kind(*kinds: KeyKind) -> KeyKind:
 
 def _hidden(text: str, key: Hashable, name_of: NameOf) -> str:  # noqa: ARG001
     """Return the kind of a secret key and the last digits of its hash."""
-    digits = key.hex() if isinstance(key, bytes) else hash_of(key).hex()
-    return f"{text} \N{HORIZONTAL ELLIPSIS}{digits[-_SHOWN_DIGITS:]}"
+    return f"{text} \N{HORIZONTAL ELLIPSIS}{hash_of(key).hex()[-_SHOWN_DIGITS:]}"
 
 
 def hash_of(key: Hashable, secret: bytes = b"", *, of: str = "") -> bytes:

@@ -14,19 +14,19 @@ from anyio.lowlevel import checkpoint
 from starlette.routing import BaseRoute
 
 from ..alerts import AlertEngine, AlertEvent, MemoryAlertStore
+from ..alerts.rules import idle_limits
 from ..alerts.store import FleetState
 from ..alerts.store.usage import UsageQuery, UsageRecord
 from ..config import Settings
 from ..dashboard import Dashboard, EngineFacts, Facts, Sources, StoreFacts, Streak, schemas
 from ..dashboard.views import to_time
-from ..exchange import Providers, RequestsInProgress, UpstreamQuotas
+from ..exchange import Providers, RequestInProgress, RequestsInProgress, UpstreamQuotas
 from ..health import HealthRouter
 from ..logs import log_level
 from ..metrics import HttpMetrics
 from ..web.auth import Authorize
 
 _LIVE_SECONDS = 45.0  # after its last heartbeat, a process is expected to report its numbers
-_STALLED_SECONDS = 60.0  # without a byte
 _MAX_STALLED = 100  # that are counted
 _MAX_TENANTS = 50_000
 _TENANTS_PER_STEP = 500
@@ -200,7 +200,6 @@ class LivePage:
                     input_tokens=record.input,
                     output_tokens=record.output,
                     cost_usd=_dollars(record),
-                    limited=None,
                 )
             )
             if len(tenants) % _TENANTS_PER_STEP == 0:
@@ -221,13 +220,21 @@ class LivePage:
             streaks=self._streaks(),
             upstream=_remaining(self._upstream, engine.now),
         )
-        requests = self._in_progress
-        stalled = len(requests.requests(limit=_MAX_STALLED, min_idle=_STALLED_SECONDS))
-        facts.in_flight = schemas.InFlight(len(requests), round(requests.oldest(), 3), stalled)
+        in_progress, limits = self._in_progress, idle_limits(engine.thresholds)
+        idle = in_progress.requests(limit=_MAX_STALLED, min_idle=min(limits.values()))
+        facts.in_flight = schemas.InFlight(
+            len(in_progress),
+            round(in_progress.oldest(), 3),
+            sum(request.idle >= limits[request.phase] for request in idle),
+        )
         return facts
 
     def _requests(self, limit: int) -> list[schemas.Request]:
-        return _requests(self._in_progress, limit)
+        limits = idle_limits(self._engine.thresholds)
+        return [
+            _request(request, is_stalled=request.idle >= limits[request.phase])
+            for request in self._in_progress.requests(limit=limit)
+        ]
 
     def _streaks(self) -> list[Streak] | None:
         outcomes = self._engine.outcomes() if self._settings.alerts else None
@@ -239,28 +246,23 @@ class LivePage:
         ]
 
 
-def _requests(in_progress: RequestsInProgress, limit: int) -> list[schemas.Request]:
-    rows = []
-    for request in in_progress.requests(limit=limit):
-        exchange = request.exchange
-        rows.append(
-            schemas.Request(
-                id=str(request.id),
-                age_seconds=round(exchange.duration, 3),
-                quiet_seconds=round(request.idle, 3),
-                route=exchange.route,
-                provider=exchange.provider,
-                model=exchange.model,
-                tenant=exchange.tenant,
-                tenant_name=exchange.tenant_name,
-                credential=exchange.credential,
-                credential_group=exchange.credential_group,
-                first_byte=request.phase == "streaming",
-                output_tokens=None if exchange.usage is None else exchange.usage.output,
-                stalled=request.idle >= _STALLED_SECONDS,
-            )
-        )
-    return rows
+def _request(request: RequestInProgress, *, is_stalled: bool) -> schemas.Request:
+    exchange = request.exchange
+    return schemas.Request(
+        id=str(request.id),
+        age_seconds=round(exchange.duration, 3),
+        idle_seconds=round(request.idle, 3),
+        route=exchange.route,
+        provider=exchange.provider,
+        model=exchange.model,
+        tenant=exchange.tenant,
+        tenant_name=exchange.tenant_name,
+        credential=exchange.credential,
+        credential_group=exchange.credential_group,
+        first_byte=request.phase == "streaming",
+        output_tokens=None if exchange.usage is None else exchange.usage.output,
+        stalled=is_stalled,
+    )
 
 
 def _remaining(quotas: UpstreamQuotas, now: float) -> dict[str, schemas.Upstream]:

@@ -391,6 +391,8 @@ def admin_routes(
     authorize: Authorize | None,
     *,
     rejections: Rejections,
+    blocks: BlockedKeys,
+    shared_blocks: SharedBlocks | None,
     secret: bytes | None,
 ) -> list[BaseRoute]:
     """Return the routes of the admin API; none if operators cannot be authorized.
@@ -401,12 +403,12 @@ def admin_routes(
         policies: Limits; more may be appended later.
         authorize: Checks operators; None if they cannot be authorized.
         rejections: Rejected keys.
+        blocks: Blocked keys.
+        shared_blocks: Blocked keys in all processes; None without alerts.
         secret: Secret of the handles of keys.
     """
-    blocks = BlockedKeys(policies)
     level = SharedLogLevel(engine) if settings.alerts else None
     shared = SharedLimits(engine, policies) if settings.alerts else None
-    shared_blocks = SharedBlocks(engine, policies, blocks) if settings.alerts else None
     of_limits = partial(
         limit_routes,
         policies,

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import anyio
+
 from ..alerts import AlertEngine, StoreError
 from ..alerts.store import MemoryAlertStore
 from ..ratelimit import BlockedKeys, KeyBlock, Policy
@@ -17,6 +19,8 @@ logger = logging.getLogger("tokenpulse_mw")
 _PREFIX = "limit-blocks:"
 _KEPT_SECONDS = 86_400  # for which the end of a block is stored: no block lasts longer
 _MAX_CHANGES = 2000  # of a policy
+_WATCH_SECONDS = 5.0
+_LATER_SECONDS = 0.001  # between two changes of a key
 
 Changes = dict[str, KeyBlock]  # by the encoded key in hexadecimal
 
@@ -26,8 +30,8 @@ class SharedBlocks:
 
     Each process applies a change at its next heartbeat, and a new process when it starts. The
     stored value of a policy has the last change of each key. A process reads it before it adds a
-    change. If two processes do so in the same moment, one change is missing in the store until the
-    next one; no process that has it forgets it.
+    change. If two processes do so in the same moment, one change is missing in the store until a
+    process that has it stores it again.
 
     Args:
         engine: The alert engine, of which this is a listener.
@@ -40,6 +44,7 @@ class SharedBlocks:
     ) -> None:
         self._engine, self._policies, self._blocks = engine, policies, blocks
         self._changes: dict[str, Changes] = {}
+        self._lost = set[str]()  # policies of which another process has overwritten a change
         engine.add_listener(self)
 
     async def keep(self, policy: Policy, key: Hashable, block: KeyBlock) -> bool:
@@ -56,6 +61,9 @@ class SharedBlocks:
         except ValueError:  # no other process can have this key
             return False
         await self._engine.controls.refresh()  # calls `on_settings` with the changes of others
+        before = self._changes.get(policy.name, {}).get(name)
+        if before is not None and block.at <= before.at:  # by a process whose clock is ahead
+            block = block._replace(at=before.at + _LATER_SECONDS)
         changes = self._merged(policy, {name: block})
         try:
             await self._engine.controls.set_setting(_PREFIX + policy.name, changes, by=block.by)
@@ -65,7 +73,28 @@ class SharedBlocks:
             )
             detail = "Service unavailable: the alert store failed; see the log."
             raise ProblemError(503, detail) from None
+        self._changes[policy.name] = self._merged(policy, {name: block})
         return not isinstance(self._engine.store, MemoryAlertStore)
+
+    async def watch(self) -> None:
+        """Store changes again that another process has overwritten."""
+        while True:
+            await anyio.sleep(_WATCH_SECONDS)
+            await self.store_lost()
+
+    async def store_lost(self) -> None:
+        """Store changes again that another process has overwritten, unless one has done so."""
+        if self._lost:
+            await self._engine.controls.refresh()
+        for policy in self._policies:
+            if policy.name not in self._lost:
+                continue
+            changes = self._merged(policy, {})
+            name, by = _PREFIX + policy.name, list(changes.values())[-1].by if changes else ""
+            try:
+                await self._engine.controls.set_setting(name, changes, by=by)
+            except StoreError as error:
+                logger.error("blocks not stored: policy=%s error=%s", policy.name, error)
 
     def on_settings(self, settings: Mapping[str, Any]) -> None:
         """Apply the stored changes that are newer than those applied before."""
@@ -82,9 +111,15 @@ class SharedBlocks:
                     if name not in known or change.at > known[name].at
                 }
                 keys = {name: decode_key(bytes.fromhex(name)) for name in newer}
-                self._merged(policy, newer)
+                self._changes[policy.name] = self._merged(policy, newer)
                 for name, key in keys.items():
                     self._blocks.set(policy, key, newer[name])
+                self._lost.discard(policy.name)
+                if any(
+                    name not in stored or stored[name].at < change.at
+                    for name, change in self._changes[policy.name].items()
+                ):
+                    self._lost.add(policy.name)
             except (AttributeError, TypeError, ValueError) as error:
                 logger.error("stored blocks not applied: policy=%s error=%s", policy.name, error)
 
@@ -94,5 +129,4 @@ class SharedBlocks:
         changes = {**self._changes.get(policy.name, {}), **newer}
         current = [item for item in changes.items() if item[1].at > oldest]
         current.sort(key=lambda item: item[1].at)
-        self._changes[policy.name] = changes = dict(current[-_MAX_CHANGES:])
-        return changes
+        return dict(current[-_MAX_CHANGES:])

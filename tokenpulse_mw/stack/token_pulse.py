@@ -38,6 +38,7 @@ from ..ratelimit import (
     FROM_LIMIT,
     RESPONSES,
     AnyLimiter,
+    BlockedKeys,
     ConnectionCondition,
     ConnectionCost,
     ConnectionReserve,
@@ -67,6 +68,7 @@ from .openapi import document_limits, limited_response
 from .origins import warn_unused
 from .outside import has_cors, is_class, put_cors_outside, refusals_logged
 from .saved_limits import SavedLimits
+from .shared_blocks import SharedBlocks
 from .unlimited import PROBE_PATHS, OwnEndpoint, UnlimitedEndpoints, never
 from .workers import warn_of_workers
 from .wrap import RoutesBefore, WithLifespan
@@ -198,13 +200,18 @@ class TokenPulse:
             authorize=admin,
         )
         scrape = metrics_routes(self.metrics, authorize=scraper)
-        self._rejections = Rejections()
+        self._rejections, blocks = Rejections(), BlockedKeys(self.policies)
+        self._shared_blocks = (
+            SharedBlocks(self.engine, self.policies, blocks) if self.settings.alerts else None
+        )
         operate = defaults.admin_routes(
             self.settings,
             self.engine,
             self.policies,
             admin,
             rejections=self._rejections,
+            blocks=blocks,
+            shared_blocks=self._shared_blocks,
             secret=None if admin is None else defaults.handle_secret(self.settings, shared),
         )
         self._dashboard = LivePage(
@@ -390,6 +397,7 @@ class TokenPulse:
         )
         if not isinstance(limit, str):
             limits.warn_of_local(self.settings, self._shared, [added.policy])
+        self.engine.controls.repeat_settings()
         return added
 
     async def check(
@@ -475,10 +483,11 @@ class TokenPulse:
         self._has_run = True
         configure_logs(self.settings)
         limits.warn_of_missing_prices(self.policies, self.prices)
-        if self.settings.alerts:
+        if self._shared_blocks is not None:
             await exits.enter_async_context(self.engine)
             if not isinstance(self.engine.store, MemoryAlertStore):
                 await exits.enter_async_context(self._saved_limits.running())
+                await exits.enter_async_context(background_tasks(self._shared_blocks.watch))
         await exits.enter_async_context(self.metrics.refreshing())
         await exits.enter_async_context(self.health.running())
         await exits.enter_async_context(self._dashboard.running())

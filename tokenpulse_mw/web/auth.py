@@ -16,6 +16,7 @@ from starlette.requests import Request
 from ..outages import Outage
 from ..secret import Secret, hide, hide_arguments
 from .problems import ProblemError
+from .text import single_line
 
 logger = logging.getLogger("tokenpulse_mw.web")
 
@@ -70,6 +71,7 @@ Authorize = Callable[[Request], Allowed | Awaitable[Allowed]]
 TenantOf = Callable[[Request], str | Awaitable[str | None] | None]
 
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+_MAX_NAME_CHARS = 100  # in an error
 _OWN_SITE = {"same-origin", "none"}  # "none": typed by the user, or opened from a bookmark
 
 
@@ -150,7 +152,7 @@ class Guard:
                 headers={"www-authenticate": "Bearer"},
             )
         if right not in person.can:
-            name = " ".join(person.name.split())
+            name = single_line(person.name, _MAX_NAME_CHARS)
             raise ProblemError(
                 403,
                 f"Forbidden: this request needs the right `{right}`; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -115,6 +116,27 @@ async def test_requests_of_other_processes_are_reported_to_the_leader() -> None:
     )
     (finding,) = scenario.evaluate(stalled_request(in_progress(Open(0))))
     assert (finding.metadata["requests"], finding.value) == (1, 1000)
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        (math.inf, 1.0, 1.0),
+        (math.nan, 1.0, 1.0),
+        (9000.0, 1.0, math.nan),
+        (9000.0, 1.0, math.inf),
+        (9000.0, 1.0, -5.0),
+    ],
+)
+def test_damaged_report_is_ignored(usage: tuple[float, float, float]) -> None:
+    """The requests of this process are still examined."""
+    scenario = Scenario()
+    reports = {ReportKey("stalled_request", "waiting:codex", "/v1/chat"): usage}
+    finish(scenario.traffic.apply(Bucket(0, Profile.of(scenario.thresholds), reports=reports)))
+
+    (finding,) = scenario.evaluate(stalled_request(in_progress(Open(0))))
+
+    assert finding.metadata["provider"] == "claude"
 
 
 def test_only_the_oldest_hundred_requests_are_examined() -> None:

@@ -123,6 +123,39 @@ async def test_limits_seen_by_other_processes_are_reported_to_the_leader() -> No
     assert (finding.subject.id, finding.metadata["remaining"]) == ("c1", 4)
 
 
+def test_credential_with_and_without_its_group_is_one_alert() -> None:
+    """The finding is that of the lower limit, and not of the first one."""
+    state = quotas(1, credential="c1", model="a")
+    add(state, 0, 100, credential="c1", credential_group="prod", model="b")
+
+    (finding,) = low(state)
+
+    assert (finding.severity, finding.subject) == ("critical", Subject("apikey", "c1", "prod"))
+
+
+@pytest.mark.anyio
+async def test_model_that_is_not_valid_utf_8_does_not_disable_the_rule() -> None:
+    """An application may annotate the model of a client, which JSON allows to be half a pair."""
+    state = quotas(8, model="\ud800")
+
+    (finding,) = low(state)
+
+    assert finding.metadata["model"] == "\\ud800"
+    assert len(await upstream_quota_low(state).report()) == 1
+
+
+@pytest.mark.parametrize("key", ["damaged", '["openai"]', "[1,2,3,4,5]"])
+def test_damaged_report_is_ignored(key: str) -> None:
+    """The other limits are still examined."""
+    scenario = Scenario()
+    reports = {ReportKey("upstream_quota_low", "requests", key): (100.0, 100.0, 0.0)}
+    finish(scenario.traffic.apply(Bucket(0, Profile.of(scenario.thresholds), reports=reports)))
+
+    (finding,) = scenario.evaluate(upstream_quota_low(quotas(7)))
+
+    assert finding.value == 0.07
+
+
 def test_rule_without_a_threshold_finds_nothing() -> None:
     """None disables it."""
     assert low(quotas(0), upstream_quota=None) == []

@@ -15,6 +15,7 @@ from tokenpulse_mw import InFlight, Limiter, Person, PlanLimiter, Policy, Shared
 from tokenpulse_mw.ratelimit import KeyBlock
 from tokenpulse_mw.ratelimit.admin import handles, key_usage
 from tokenpulse_mw.ratelimit.admin import keys as admin_keys
+from tokenpulse_mw.ratelimit.key_kinds import hash_of
 from tokenpulse_mw.ratelimit.shared import SharedInFlight
 from tokenpulse_mw.ratelimit.zone import ZoneLimiter
 from tokenpulse_mw.web.problems import ProblemError
@@ -174,13 +175,29 @@ async def test_secret_keys_are_shown_by_a_part_of_their_hash(near: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "secret",
+    ["sk-secret", b"sk-secret", ("sk-secret", 1), b"sk-secret-16-byt"],
+    ids=["text", "bytes", "tuple", "size of an address"],
+)
+async def test_secret_key_in_place_of_the_address_is_hidden(secret: Hashable) -> None:
+    """`TokenPulse.check` and the default key of a middleware may give a policy any key."""
+    policy = Policy("1/minute")
+    policy.local.hit(secret)
+
+    [label] = await labels(Api(policy), "/default/keys")
+
+    digits = hash_of(secret).hex()[-4:]
+    assert label == f"client address …{digits}"
+
+
+@pytest.mark.parametrize(
     ("address", "text", "label"),
     [
         ("192.0.2.7", "192.0.2.7", "192.0.2.7"),
         ("192.0.2.7", "::ffff:192.0.2.7", "192.0.2.7"),
         ("2001:db8::7", "2001:db8::9", "2001:db8::/64"),
         ("2001:db8::7", "2001:db8::/64", "2001:db8::/64"),
-        ("testclient", "testclient", "testclient"),
+        ("testclient", "testclient", "client address …fcfa"),
     ],
 )
 async def test_client_is_found_by_its_address(address: str, text: str, label: str) -> None:
@@ -199,6 +216,17 @@ async def test_unused_address_is_returned_so_that_it_can_be_blocked() -> None:
 
     assert await labels(api, "/default/keys?q=192.0.2.9") == ["192.0.2.9"]
     assert await labels(api, "/tenant/keys?q=acme") == []
+
+
+async def test_address_without_a_limit_is_returned_so_that_it_can_be_blocked() -> None:
+    """A plan may admit all requests, and slots in a storage cannot be read."""
+    for policy in (
+        Policy(lambda key: None),
+        Policy(SharedInFlight(2, storage="redis://localhost:1")),
+    ):
+        [key] = (await Api(policy).get("/default/keys?q=192.0.2.9"))["keys"]
+
+        assert (key["label"], key["used"], key["limit"]) == ("192.0.2.9", 0, None)
 
 
 async def test_evicted_client_is_found_by_its_address() -> None:

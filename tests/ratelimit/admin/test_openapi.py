@@ -78,7 +78,9 @@ def test_document_names_the_rights_and_the_limit_of_wrong_tokens() -> None:
     assert "the right `limits`" in block["403"]["description"]
     assert "cross-site" in block["403"]["description"]
     assert "retry-after" in listing["429"]["headers"]
-    assert {"200", "400", "401", "403", "404", "409", "413", "415", "422", "429"} == set(block)
+    assert {"200", "400", "401", "403", "404", "409", "413", "415", "422", "429", "503"} == set(
+        block
+    )
 
 
 def test_document_below_a_mount_has_its_root_path() -> None:

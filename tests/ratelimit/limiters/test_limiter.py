@@ -8,6 +8,7 @@ import time
 import pytest
 
 from tokenpulse_mw import Limiter
+from tokenpulse_mw.ratelimit.limiters import limiter as limiter_module
 from tokenpulse_mw.ratelimit.limiters.strategy import STRATEGIES
 
 from ...support.clock import FakeClock
@@ -75,6 +76,42 @@ def test_reset_removes_usage_from_table_and_sketch(strategy: str, clock: FakeClo
     assert not limiter.peek("a").allowed
     limiter.reset("a")
     assert limiter.hit("a").allowed
+
+
+@pytest.mark.parametrize(
+    ("limit", "strategy"),
+    [*(("100/minute", strategy) for strategy in STRATEGIES), ("100/calendar day", "fixed-window")],
+)
+def test_refund_of_a_hit_before_a_reset_is_ignored(limit: str, strategy: str) -> None:
+    """The hit was removed already, so the refund would remove the usage of another one."""
+    clock = FakeClock(1_800_000_000.0)
+    limiter = Limiter(limit, strategy=strategy, clock=clock, wall_clock=clock)
+    times = []
+    for _ in range(2):
+        limiter.hit("a", 40)
+        times.append(limiter.clock())
+        clock.advance(0.001)
+        if len(times) == 1:
+            limiter.reset("a")
+
+    limiter.charge("a", -30, since=times[0])
+    assert limiter.peek("a", 0).remaining == 60
+
+    limiter.charge("a", -30, since=times[1])
+    assert limiter.peek("a", 0).remaining == 90
+
+
+def test_number_of_stored_resets_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest one is removed; `clear` removes all."""
+    monkeypatch.setattr(limiter_module, "_MAX_RESETS", 2)
+    limiter = Limiter("1/minute")
+
+    for key in ("a", "b", "a", "c"):
+        limiter.reset(key)
+    assert list(limiter._resets) == ["a", "c"]
+
+    limiter.clear()
+    assert limiter._resets == {}
 
 
 def test_reset_removes_both_sliding_windows() -> None:

@@ -12,7 +12,7 @@ from .provider_down import provider_down
 from .quota import Quota, quota_exceeded
 from .rate_limits import rate_limit, rate_limit_exceeded
 from .rule import Rule, rule_name
-from .stalled_request import StalledRequest, stalled_request
+from .stalled_request import StalledRequest, idle_limits, stalled_request
 from .traffic_spike import traffic_spike
 from .upstream_quota_low import UpstreamQuotaLow, upstream_quota_low
 
@@ -28,6 +28,7 @@ __all__ = [
     "error_spike",
     "high_error_rate",
     "high_latency",
+    "idle_limits",
     "inhibited",
     "outages",
     "provider_down",

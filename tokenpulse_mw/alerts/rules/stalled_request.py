@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from ...exchange import RequestInProgress, RequestsInProgress, truncate_with_hash
@@ -47,19 +48,21 @@ class StalledRequest:
         self, traffic: Traffic, thresholds: Thresholds, now: float
     ) -> Iterator[Finding | None]:
         """Return a finding for each route, phase and provider with stalled requests."""
-        limits = {"waiting": thresholds.stalled_first_byte, "streaming": thresholds.stalled_stream}
-        least = min((limit for limit in limits.values() if limit is not None), default=None)
-        if least is None:
+        limits = idle_limits(thresholds)
+        least = min(limits.values())
+        if least == math.inf:
             return
         groups = _groups(self.in_progress.requests(limit=_MAX_REQUESTS, min_idle=least), limits)
         for (rule, part, route), (idle, _, requests) in traffic.reports.items():
             phase, _, provider = part.partition(":")
-            limit = limits.get(phase)
-            if rule == self.name and limit is not None and idle >= limit:
+            limit = limits.get(phase, math.inf)
+            # False for NaN, and for numbers that no process reports.
+            is_stalled = limit <= idle < math.inf and 1 <= requests < math.inf
+            if rule == self.name and is_stalled:
                 key = (phase, provider, route)
                 groups[key] = max(groups.get(key, _Stalled(0, 0)), _Stalled(idle, int(requests)))
         for (phase, provider, route), stalled in groups.items():
-            yield _finding(phase, provider, route, stalled, limits[phase] or 0, thresholds)
+            yield _finding(phase, provider, route, stalled, limits[phase], thresholds)
 
     async def report(self) -> dict[ReportKey, Usage]:
         """Return the idle time and the number of idle requests of each route."""
@@ -97,15 +100,25 @@ def stalled_request(in_progress: RequestsInProgress | None = None) -> StalledReq
     return StalledRequest(in_progress)
 
 
+def idle_limits(thresholds: Thresholds) -> dict[str, float]:
+    """Return the idle time by phase from which a request is stalled; infinity if it never is."""
+    return {
+        "waiting": _or_infinity(thresholds.stalled_first_byte),
+        "streaming": _or_infinity(thresholds.stalled_stream),
+    }
+
+
+def _or_infinity(seconds: float | None) -> float:
+    return math.inf if seconds is None else seconds
+
+
 def _groups(
-    requests: list[RequestInProgress], limits: dict[str, float | None] | None = None
+    requests: list[RequestInProgress], limits: Mapping[str, float] | None = None
 ) -> dict[tuple[str, str, str], _Stalled]:
     groups: dict[tuple[str, str, str], _Stalled] = {}
     for request in requests:
-        if limits is not None:
-            limit = limits[request.phase]
-            if limit is None or request.idle < limit:
-                continue
+        if limits is not None and request.idle < limits[request.phase]:
+            continue
         exchange = request.exchange
         key = (request.phase, exchange.provider, truncate_with_hash(exchange.route))
         group = groups.get(key)
@@ -145,7 +158,7 @@ def _finding(
         metric=f"{phase}:{provider}",
         subject=Subject("route", route, route),
         severity="warning",
-        title=f"{stalled.requests} stalled {noun} to {provider}",
+        title=f"{stalled.requests} stalled {noun} to {escaped(provider)}",
         message=f"{stalled.requests} {noun} of route {escaped(route)} to {escaped(provider)} got "
         f"{_MISSING[phase]} for {idle}{detail}",
         value=stalled.idle,

@@ -11,6 +11,7 @@ from ...exchange import UpstreamQuotas
 from ..lifecycle import Finding, Severity, Subject
 from ..thresholds import Thresholds
 from ..traffic.bucket import ReportKey, Usage, merge_reports
+from ..traffic.classification import valid_text
 from ..traffic.traffic import Traffic
 from .rule import escaped
 from .source import near_limit
@@ -48,21 +49,23 @@ class UpstreamQuotaLow:
         threshold = thresholds.upstream_quota
         if threshold is None:
             return
-        lowest: dict[tuple[Subject, str], tuple[float, _Limit, Usage]] = {}
+        lowest: dict[tuple[str, str, str], tuple[float, _Limit, Usage]] = {}
         reported = {key: usage for key, usage in traffic.reports.items() if key.rule == self.name}
         merge_reports(reported, self._own())
         for (_, _, key), usage in reported.items():
-            limit = _LIMITS.decode(key)
-            subject = Subject("provider", limit.provider, limit.provider)
-            if limit.credential:
-                subject = Subject("apikey", limit.credential, limit.group or limit.provider)
+            try:
+                limit = _LIMITS.decode(key)
+            except msgspec.DecodeError:  # damaged, or of another version
+                continue
             share = (usage[1] - usage[0]) / usage[1]
-            known = lowest.get((subject, limit.unit))
+            # The group of a credential is not annotated in all requests, and is no part of its id.
+            identity = (*_identity(limit), limit.unit)
+            known = lowest.get(identity)
             if 0 <= share <= 1 and (known is None or share < known[0]):
-                lowest[subject, limit.unit] = share, limit, usage
-        for (subject, _), (share, limit, usage) in lowest.items():
+                lowest[identity] = share, limit, usage
+        for share, limit, usage in lowest.values():
             if share * thresholds.resolve_ratio <= threshold:
-                yield _finding(subject, limit, share, usage, threshold, thresholds)
+                yield _finding(limit, share, usage, threshold, thresholds)
             else:
                 yield None
 
@@ -77,9 +80,10 @@ class UpstreamQuotaLow:
             if size is None and pool.remaining == 0:
                 size = 1
             if size is not None:
-                limit = _Limit(
-                    pool.provider, pool.credential, pool.credential_group, pool.model, pool.unit
-                )
+                # Applications may annotate texts of clients, such as the model, unchecked.
+                texts = (pool.provider, pool.credential, pool.credential_group, pool.model)
+                provider, credential, group, model = map(valid_text, texts)
+                limit = _Limit(provider, credential, group, model, pool.unit)
                 key = ReportKey(self.name, pool.unit, msgspec.json.encode(limit).decode())
                 usages[key] = (float(size - pool.remaining), float(size), 0.0)
         return near_limit(usages.items())
@@ -106,8 +110,12 @@ def upstream_quota_low(upstream: UpstreamQuotas | None = None) -> UpstreamQuotaL
     return UpstreamQuotaLow(upstream)
 
 
+def _identity(limit: _Limit) -> tuple[str, str]:
+    """Return kind and id of the subject of a limit."""
+    return ("apikey", limit.credential) if limit.credential else ("provider", limit.provider)
+
+
 def _finding(
-    subject: Subject,
     limit: _Limit,
     share: float,
     usage: Usage,
@@ -125,7 +133,7 @@ def _finding(
     model = f" for model {limit.model!r}" if limit.model else ""
     return Finding(
         type="upstream_quota_low",
-        subject=subject,
+        subject=Subject(*_identity(limit), (limit.credential and limit.group) or limit.provider),
         metric=limit.unit,
         severity=severity,
         keeps=severity or "warning",

@@ -197,11 +197,11 @@ class KeyOperations:
         key = kind_of(policy.key).parse(text) if stored is None else stored[0]
         if stored is not None or key is not None:
             usage = await usage_of(policy, key)
-            is_blocked = state.blocks.get(policy, key) is not None
-            if usage is None and is_blocked:
+            # An address may be blocked before it sends a request.
+            is_listed = isinstance(key, bytes) or state.blocks.get(policy, key) is not None
+            if usage is None and is_listed:  # not limited, or in a limit that cannot be read
                 usage = KeyUsage(key, 0, 0, 0.0)
-            is_address = isinstance(key, bytes)  # it may be blocked before it sends a request
-            if usage is not None and (usage.used or is_address or is_blocked):
+            if usage is not None and (usage.used or is_listed):
                 return [usage]
         matches = list[KeyUsage]()
         async with aclosing(usages(policy)) as entries:
@@ -309,7 +309,7 @@ def _text(value: str) -> str:
 
 def key_operations(keys: KeyOperations) -> tuple[Operation, ...]:
     """Return the operations; those of all policies precede that of one, which matches them too."""
-    of_key: dict[str, Any] = {"right": "limits", "error_statuses": (404, 409)}
+    of_key: dict[str, Any] = {"right": "limits", "error_statuses": (404, 409, 503)}
     handle = "/{policy}/keys/{key}"
     newest = integer("limit", "Maximum number of entries", maximum=200, default=200)
     return (

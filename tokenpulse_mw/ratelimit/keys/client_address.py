@@ -10,7 +10,7 @@ from starlette.types import Scope
 
 from ...exchange import truncate_with_hash
 from ..callables import KeyFunction, cached, factory
-from ..key_kinds import KeyKind, NameOf, with_kind
+from ..key_kinds import KeyKind, NameOf, secret_kind, with_kind
 from ..misuse import logger
 from .address import Networks, format_key, network_grouper, pack
 from .forwarded import client_behind, parser_for
@@ -18,6 +18,7 @@ from .header import header_name, header_values
 
 _FORWARDED_FOR = "x-forwarded-for"
 _PROXY_HEADERS = {_FORWARDED_FOR: "X-Forwarded-For", "forwarded": "Forwarded"}  # for the log
+_KIND = "client address"
 _MAX_INSPECTED = 1000  # requests; a proxy is visible in the first ones
 # Peers that are rarely clients: loopback, private and shared networks, and unix sockets.
 _INTERNAL = Networks(
@@ -92,15 +93,19 @@ def client_address(
             return key
         return cached(client_keys, host, key)
 
-    kind = KeyKind("client address", _address_text, partial(_parse, group))
+    kind = KeyKind(_KIND, _address_text, partial(_parse, group))
     return with_kind(from_peer_or_proxy if proxies else from_peer, kind)
 
 
-def _address_text(key: Hashable, name_of: NameOf) -> str:  # noqa: ARG001
-    """Return an address or a network as text; peers without one are named by their host."""
-    if isinstance(key, bytes):
-        return format_key(key) or key.hex()
-    return str(key) or "no address"
+def _address_text(key: Hashable, name_of: NameOf) -> str:
+    """Return an address or a network as text.
+
+    Any other key is hidden, because `TokenPulse.check` may have been given a secret one.
+    """
+    if key == "":
+        return "no address"
+    text = format_key(key) if isinstance(key, bytes) else None
+    return secret_kind(_KIND).label(key, name_of) if text is None else text
 
 
 def _parse(group: Callable[[bytes], bytes], text: str) -> bytes | str:

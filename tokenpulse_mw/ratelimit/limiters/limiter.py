@@ -32,6 +32,7 @@ from .strategy import FIXED_WINDOWS, Strategy, create_strategy
 
 _MAX_KEYS = 10_000_000
 _MIN_SAVED_SECONDS = 3600
+_MAX_RESETS = 1000
 _MAX_EXPIRED_PER_HIT = 2  # one more than a request can add, so that the table becomes empty
 
 
@@ -114,6 +115,7 @@ class Limiter:
         self._states: OrderedDict[Hashable, Any] = OrderedDict()
         self._get = self._states.get
         self._sketch: EvictedWindows | None = None
+        self._resets: dict[Hashable, float] = {}  # times of the last resets
 
     @property
     def fixed_windows(self) -> FixedWindow | None:
@@ -198,6 +200,13 @@ class Limiter:
         """
         amount = check_amount(amount)
         now = self.clock()
+        if (
+            self._resets
+            and amount < 0
+            and since is not None
+            and since < self._resets.get(key, since)
+        ):
+            return  # the reset has removed the hit
         state = self._states.get(key)
         if state is None or state.ends <= now:
             if amount <= 0:  # expired, or in the sketch, which supports no refunds
@@ -221,12 +230,16 @@ class Limiter:
         self._strategy.adopt(state, now, decision)
 
     def reset(self, key: Hashable) -> None:
-        """Remove the usage of `key`.
+        """Remove the usage of `key`; refunds of hits before it are ignored.
 
         If the table has been full, this may also reduce the usage of keys that share a cell of
         the sketch with `key`.
         """
         self._states.pop(key, None)
+        self._resets.pop(key, None)
+        self._resets[key] = self.clock()
+        if len(self._resets) > _MAX_RESETS:
+            del self._resets[next(iter(self._resets))]
         if self._sketch is not None:
             self._strategy.clear(self._sketch, key, self.clock())
 
@@ -360,6 +373,7 @@ class Limiter:
     def clear(self) -> None:
         """Remove the usage of all keys, as in a new limiter."""
         self._states.clear()
+        self._resets.clear()
         self._sketch, self.evictions = None, 0
         self.clears += 1
 
