@@ -135,4 +135,5 @@ class Board:
             ),
             upstream=self.facts.upstream,
             streaks=self.facts.streaks,
+            tenant_names=self.facts.tenant_names,
         )

@@ -308,6 +308,29 @@ async def test_facts_of_all_processes_are_merged() -> None:
     assert len({item["id"] for item in listed["requests"]}) == 3
 
 
+async def test_names_of_tenants_are_those_of_any_process() -> None:
+    """A process that has not served a tenant shows the name that another one has stored."""
+    processes = Processes(2)
+    first, second = processes.boards
+    for board in processes.boards:
+        board.tenants = [
+            schemas.Tenant(
+                id=tenant, name=name, requests=1, input_tokens=1, output_tokens=1, cost_usd=None
+            )
+            for tenant, name in (("t-1", None), ("t-2", "Own"), ("t-3", None))
+        ]
+    second.facts.tenant_names = {"t-1": "Acme", "t-2": "Other"}
+    first.get("/state")
+    await processes.step(0, 0)
+    await processes.step(1, 1)
+    processes.clocks.advance(5)
+    first.get("/state")
+
+    tenants = first.get("/tenants")["tenants"]
+    assert [tenant["id"] for tenant in first.get("/tenants?q=acme")["tenants"]] == ["t-1"]
+    assert [tenant["name"] for tenant in tenants] == ["Acme", "Own", None]
+
+
 async def test_failing_store_falls_back_to_this_process(caplog: pytest.LogCaptureFixture) -> None:
     """The page shows what is known here, says so, and recovers."""
     processes = Processes(2)

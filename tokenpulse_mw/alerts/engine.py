@@ -236,6 +236,19 @@ class AlertEngine:
         names = {} if leadership is None else leadership.evaluator.traffic.tenant_names
         return names.get(tenant) or self._member.aggregator.tenant_names.get(tenant)
 
+    def tenant_names(self, *, limit: int = 200) -> dict[str, str]:
+        """Return the last known names of tenants by id.
+
+        They are those of the newest tenants that this process has served, and if it leads, of the
+        newest tenants of all processes; at most `limit` of each.
+        """
+        leadership = self._fleet.leadership
+        names = dict(islice(reversed(self._member.aggregator.tenant_names.items()), limit))
+        if leadership is not None:
+            traffic = leadership.evaluator.traffic
+            names |= dict(islice(reversed(traffic.tenant_names.items()), limit))
+        return names
+
     @property
     def in_progress(self) -> RequestsInProgress | None:
         """The requests in progress that the rule `stalled_request` examines; None without it."""

@@ -271,13 +271,14 @@ class Dashboard:
         """Return a page of the usage of tenants today."""
         values = query.values
         tenants, wanted = await self._tenants.get(), (values["q"] or "").casefold()
-        after, page = values["cursor"], list[schemas.Tenant]()
+        after, page, names = values["cursor"], list[schemas.Tenant](), self._names_of_others()
         following = None
         for index, tenant in enumerate(tenants or ()):
             if index % _TENANTS_PER_STEP == _TENANTS_PER_STEP - 1:
                 await checkpoint()
             if after is not None and (-tenant.requests, tenant.id) <= (-after[0], after[1]):
                 continue
+            tenant.name = tenant.name or names.get(tenant.id)
             if wanted not in tenant.id.casefold() and wanted not in (tenant.name or "").casefold():
                 continue
             if len(page) == values["limit"]:
@@ -291,6 +292,13 @@ class Dashboard:
         if read is None:
             return None
         return sorted(await read(), key=lambda tenant: (-tenant.requests, tenant.id))
+
+    def _names_of_others(self) -> dict[str, str]:
+        """Return the names of tenants that other processes know."""
+        names: dict[str, str] = {}
+        for sample in () if self._fleet is None else self._fleet.fresh():
+            names |= sample.facts.tenant_names
+        return names
 
     async def _view(self) -> View:
         """Return the numbers and facts of all processes; of this one if the store fails."""

@@ -62,6 +62,7 @@ class Facts(Struct, kw_only=True):
         marks: Events of the last hour.
         internal_errors: Errors of this library since the start; None if they are not known.
         overflow: Observations in full series since the start; None if they are not known.
+        tenant_names: Names of recent tenants by id.
     """
 
     member: str = ""
@@ -73,6 +74,7 @@ class Facts(Struct, kw_only=True):
     marks: list[Mark] = []
     internal_errors: float | None = None
     overflow: float | None = None
+    tenant_names: dict[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)

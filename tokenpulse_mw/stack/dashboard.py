@@ -29,6 +29,8 @@ from ..web.auth import Authorize
 _LIVE_SECONDS = 45.0  # after its last heartbeat, a process is expected to report its numbers
 _MAX_STALLED = 100  # that are counted
 _MAX_TENANTS = 50_000
+_MAX_NAMES = 200  # of tenants, for the other processes
+_MAX_NAME_CHARS = 200  # with the id
 _TENANTS_PER_STEP = 500
 _PREFIX = "/admin"
 
@@ -219,6 +221,11 @@ class LivePage:
             member=engine.process_name,
             streaks=self._streaks(),
             upstream=_remaining(self._upstream, engine.now),
+            tenant_names={
+                tenant: name
+                for tenant, name in engine.tenant_names(limit=_MAX_NAMES).items()
+                if len(tenant) + len(name) <= _MAX_NAME_CHARS
+            },
         )
         in_progress, limits = self._in_progress, idle_limits(engine.thresholds)
         idle = in_progress.requests(limit=_MAX_STALLED, min_idle=min(limits.values()))

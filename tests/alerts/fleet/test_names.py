@@ -75,3 +75,7 @@ async def test_leader_knows_the_names_of_all_tenants() -> None:
 
     assert [first.tenant_name(tenant) for tenant in ("7", "8", "9")] == ["Acme", "Zeta", None]
     assert [second.tenant_name(tenant) for tenant in ("7", "8", "9")] == ["Acme", None, None]
+    assert first.tenant_names() == {"7": "Acme", "8": "Zeta"}
+    second.observe(exchange(tenant="6", tenant_name="Beta"))
+    assert second.tenant_names() == {"6": "Beta", "7": "Acme"}
+    assert second.tenant_names(limit=1) == {"6": "Beta"}

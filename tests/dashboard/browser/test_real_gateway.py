@@ -444,6 +444,8 @@ def test_processes_with_one_store_are_added(chromium: Browser, tmp_path: Path) -
             for count in (0, 1):
                 for gateway in gateways:
                     gateway.chat(4 * count, **GLOBEX, **OPENAI)
+                first.chat(count, tenant="t-7", tenant_name="Initech", **OPENAI)
+                second.chat(count, tenant="t-8", tenant_name="Umbrella", **OPENAI)
                 clock.advance(15)
                 for gateway in gateways:
                     gateway.run(gateway.board.sampler.sample())
@@ -461,7 +463,9 @@ def test_processes_with_one_store_are_added(chromium: Browser, tmp_path: Path) -
                 expect(origin).to_contain_text("Of all 2 processes that share the store.")
                 expect(origin).to_contain_text("Store: ok.")
                 row = rows(live, "providers", "openai")
-                expect(cell(row, "Requests/min")).to_have_text("16")
+                expect(cell(row, "Requests/min")).to_have_text("20")
+                for name in ("Initech", "Umbrella"):
+                    expect(cell(rows(live, "tenants", name), "Requests")).to_have_text("1")
                 expect(cell(rows(live, "tenants", "Globex"), "Requests")).to_have_text("8")
                 expect(live.page.locator("#t-members tbody tr")).to_have_count(2)
                 expect(live.page.locator("#banner")).to_have_text("")
