@@ -25,7 +25,7 @@ START = 1_800_000_000.0  # the beginning of a slot
 def exchange(**values: Any) -> Exchange:
     """Return a finished exchange; 200 after a second by default."""
     usage = {"usage": TokenUsage(input=100, output=20), "usage_source": "reported", "model": "m"}
-    fields = {
+    fields: dict[str, Any] = {
         "method": "POST",
         "started": 0.0,
         "route": "/chat",
@@ -34,7 +34,12 @@ def exchange(**values: Any) -> Exchange:
         "duration": 1.0,
         "time_to_first_byte": 0.5,
     }
-    return Exchange(**{**fields, **(usage if values.get("status", 200) == 200 else {}), **values})
+    status = values.get("status", 200)
+    if status == 200:
+        fields |= usage
+    elif status >= 500:
+        fields["fault"] = "provider"
+    return Exchange(**{**fields, **values})
 
 
 class Clocks:

@@ -62,7 +62,7 @@ async def test_unknown_is_null_and_never_0() -> None:
 
 
 async def test_provider_has_its_rates_models_and_limits() -> None:
-    """The fault separates a 429 of our own limit from one of the vendor."""
+    """A rejection by a limit is no error, and a failure of another fault is one."""
     board = Board(active={"claude": True, "gemini": False})
     await board.step()
     await board.step(
@@ -75,7 +75,7 @@ async def test_provider_has_its_rates_models_and_limits() -> None:
     state = board.get("/state")
     claude = provider_of(state)
     assert claude["requests_per_minute"] == 16
-    assert (claude["error_share"], claude["truncated_share"]) == (0, 0.25)
+    assert (claude["error_share"], claude["truncated_share"]) == (0.25, 0.25)
     assert (claude["p50_seconds"], claude["p95_seconds"]) == (
         pytest.approx(0.7),
         pytest.approx(8.2),

@@ -38,6 +38,9 @@ class Family(Protocol):
 Series = tuple[Family, Mapping[tuple[Any, ...], Any]]
 
 _DURATION = "tokenpulse_http_request_duration_seconds"
+# Of a provider, failures are errors unless they are the fault of the client or of a limit. A rejected
+# credential is one, though its status is 401.
+_OF_ERRORS = ("gateway", "provider", "network")
 _TOKENS = {"input": "input_tokens", "output": "output_tokens"}
 
 
@@ -134,7 +137,8 @@ class Totals:
         for kind, name in self._groups(labels):
             self._count(kind, name, "requests", value)
             if status.startswith("5") and len(status) == 3:
-                self._count(kind, name, "errors", value)
+                if kind != "provider":  # counted by fault
+                    self._count(kind, name, "errors", value)
             elif status == "429":
                 self._count(kind, name, "limited", value)
 
@@ -153,8 +157,11 @@ class Totals:
             self._count("provider", labels["provider"], "truncated", row[0])
 
     def _add_failures(self, labels: dict[str, str], row: Sequence[float]) -> None:
-        if labels["fault"] in FAULTS:
-            self._count("provider", labels["provider"], labels["fault"], row[0])
+        provider, fault = labels["provider"], labels["fault"]
+        if fault in FAULTS:
+            self._count("provider", provider, fault, row[0])
+        if fault in _OF_ERRORS:
+            self._count("provider", provider, "errors", row[0])
 
     def _add_tokens(self, labels: dict[str, str], row: Sequence[float]) -> None:
         count = _TOKENS.get(labels["kind"])
@@ -182,11 +189,11 @@ class Totals:
         self.overflow += row[0]
 
     def _complete_faults(self) -> None:
-        """Set the faults of providers without a failure to 0 if failures are counted."""
+        """Set the failures of providers without one to 0 if failures are counted."""
         if self._has_faults:
             for row in self.rows["provider"].values():
-                for fault in FAULTS:
-                    position = self._layouts["provider"].position(fault)
+                for count in (*FAULTS, "errors"):
+                    position = self._layouts["provider"].position(count)
                     assert position is not None
                     if row[position] != row[position]:
                         row[position] = 0.0
