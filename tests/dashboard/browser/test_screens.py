@@ -146,6 +146,44 @@ def test_unknown_values_are_not_zero(chromium: Browser, gateway: Gateway) -> Non
         assert path.count("M") == 2
 
 
+@pytest.mark.parametrize(
+    ("age", "processes", "minutes"),
+    [(600, 1, 15), (1_200, 1, 30), (5_000, 1, 60), (600, 3, 60)],
+)
+def test_range_covers_the_time_since_the_start(
+    chromium: Browser, gateway: Gateway, age: int, processes: int, minutes: int
+) -> None:
+    """Charts have the least range since the start of the process; that of others is unknown."""
+    gateway.show(busy)
+    gateway.scene.state["instance"]["started_at"] = gateway.scene.ago(age)
+    kind = "process" if processes == 1 else "fleet"
+    gateway.scene.state["scope"] = {"kind": kind, "processes": processes, "missing": 0}
+    with open_page(chromium, gateway.url, TOKEN) as live:
+        expect(live.page.get_by_label("Range")).to_have_value(str(minutes * 60))
+
+
+def test_chosen_range_is_kept(chromium: Browser, gateway: Gateway) -> None:
+    """After the user has chosen a range, the age of the process does not change it."""
+    gateway.show(busy)
+    with open_page(chromium, gateway.url, TOKEN) as live:
+        live.page.get_by_label("Range").select_option("30 minutes")
+        gateway.changed()
+        live.page.get_by_role("button", name="Refresh").click()
+        settle(live.page)
+
+        expect(live.page.get_by_label("Range")).to_have_value("1800")
+
+
+def test_words_of_a_table_do_not_break(chromium: Browser, gateway: Gateway) -> None:
+    """Narrow columns do not break words; only a long name breaks."""
+    gateway.show(incident)
+    with open_page(chromium, gateway.url, TOKEN, width=700) as live:
+        state = live.row("Rate limit reached").locator("td", has_text="firing").locator("bdi")
+
+        assert state.evaluate("node => node.getClientRects().length") == 1
+        assert state.evaluate("node => node.scrollHeight") < 30
+
+
 def test_scope_of_the_numbers_is_said(chromium: Browser, gateway: Gateway) -> None:
     """The page says whose numbers it shows, and warns of processes that are not included."""
     gateway.show(busy)
