@@ -73,6 +73,8 @@ def test_open_parts_are_accessible(chromium: Browser, gateway: Gateway) -> None:
         live.page.get_by_label("Range").select_option("15 minutes")
         expect(live.page.locator("#tNumbers tbody tr")).to_have_count(60)
         settle(live.page)
+        # axe takes what is below the sticky header for a small target
+        live.page.evaluate("scrollTo({ top: 0, behavior: 'instant' })")
 
         assert live.violations() == []
 
@@ -133,6 +135,22 @@ def test_header_names_the_cause_of_an_incident(chromium: Browser, gateway: Gatew
         assert live.page.title() == "(3) gateway \u2013 critical"
         assert live.page.locator("#icon").get_attribute("href") == "alert.svg"
         expect(live.section("Alerts").locator("tbody tr").first).to_contain_text("critical")
+
+
+def test_single_rejection_of_a_credential_is_a_warning(chromium: Browser, gateway: Gateway) -> None:
+    """A credential that was rejected once is a warning, and one after three is critical."""
+    gateway.show(busy)
+    credentials = gateway.scene.state["providers"][0]["credentials"]
+    for credential, count in zip(credentials, (1, 3), strict=False):
+        credential.update(rejected=count, consecutive_failures=count)
+    names = [credential["id"] for credential in credentials]
+    with open_page(chromium, gateway.url, TOKEN) as live:
+        expect(live.page.locator("#problems a")).to_have_text(
+            [
+                f"■ claude \u2013 credential {names[1]} rejected 3 times in a row",
+                f"▲ claude \u2013 credential {names[0]} rejected once",
+            ]
+        )
 
 
 def test_unknown_values_are_not_zero(chromium: Browser, gateway: Gateway) -> None:
@@ -204,7 +222,9 @@ def test_scope_of_the_numbers_is_said(chromium: Browser, gateway: Gateway) -> No
         gateway.scene.state["scope"] = {"kind": "fleet", "processes": 3, "missing": 1}
         gateway.changed()
         refresh.click()
-        expect(banner).to_have_text("1 processes do not report: the numbers are without them.")
+        expect(banner).to_have_text(
+            "Processes that do not report: 1. The numbers are without them."
+        )
 
 
 def test_page_without_script_explains_itself(chromium: Browser, gateway: Gateway) -> None:

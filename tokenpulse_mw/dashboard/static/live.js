@@ -215,7 +215,7 @@ function table(host, id, columns, empty = "None.", cells = {}, most = 100) {
   const rows = new Map(), body = h("tbody", { role: "rowgroup" });
   const specs = columns.split("|").map((column) => {
     const [, head, end] = /(?:(.*):)?(.*)/.exec(column), cell = cells[end], path = cell ? null : end.replace("#", "");
-    const format = !cell && (FORMATS.find(([pattern]) => pattern.test(end)) || [])[1];
+    const format = !cell && FORMATS.find(([pattern]) => pattern.test(end))?.[1];
     const title = head || end.replace(/#|_(seconds|share|at)$/, "").replace("_per_minute", "/min").replace(/[._]/g, " ");
     return { title: title[0].toUpperCase() + title.slice(1), path, format, cell, number: format ? "n" : null };
   });
@@ -257,8 +257,8 @@ function table(host, id, columns, empty = "None.", cells = {}, most = 100) {
       if (seen.has(key)) continue;
       seen.add(key);
       let row = rows.get(key);
-      if (!row) rows.set(key, row = Object.assign(h("tr", { role: "row", tabindex: -1 }, specs.map((spec) => h("td", { role: "cell", class: spec.number, "data-label": spec.title }))), { values: [] }));
-      paint(row, item);
+      if (!row) rows.set(key, row = Object.assign(h("tr", { role: "row", tabindex: -1 }, specs.map((spec) => h("td", { role: "cell", class: spec.number, "data-label": spec.title }))), { values: [], item: {} }));
+      paint(row, Object.assign(row.item, item)); // handlers of kept cells see the new values
       if (row === next) next = next.nextSibling;
       else if (!still || !row.isConnected) body.insertBefore(row, still ? null : next);
     }
@@ -305,6 +305,7 @@ let state = null, alerts = [], limits = [], rejections = [];
 const seen = new Map(); // processes that answered in the last minute
 const can = (right) => state?.me.can.includes(right);
 const shown = (provider) => !$.only.value || provider === $.only.value;
+const gravity = ({ rejected }) => (rejected === true || rejected >= 3 ? "critical" : "warning");
 const broken = (credential) => (credential.rejected ? "rejected" : credential.consecutive_failures >= 3 ? "failing" : "");
 
 const TOKENS = "Tokens/min in:tokens_per_minute.input#|Tokens/min out:tokens_per_minute.output#";
@@ -315,7 +316,7 @@ const drawProviders = table("providers", "name",
     Actions: (p) => buttons("ack", ["Silence", () => silence({ provider: p.name }), "s"]),
   });
 const drawCredentials = table("credentials", "provider group id", "Credential:id|provider|group|State|Failures in a row:consecutive_failures#|last_success_at", "No credential is known.",
-  { State: (c) => (broken(c) ? badge(c.rejected ? "critical" : "warning", broken(c)) : "ok") });
+  { State: (c) => (broken(c) ? badge(gravity(c), broken(c)) : "ok") });
 const drawModels = table("models", "provider name", "Model:name|provider|requests_per_minute#|" + TOKENS);
 const drawSinks = table("sinks", "name", "Sink:name|waiting#|Dead letters:dead#|Last delivery:last_ok_at|Actions", "No sink: alerts are only shown here.",
   { Actions: ({ name: sink }) => buttons("thresholds", ["Test", () => ask(["Send a test alert to ", name(sink), "?"], [], "Send", () => send("POST", "alerts/test", { sink }))]) });
@@ -328,7 +329,10 @@ function problems({ engine, providers, checks, in_flight, sinks }) {
   if (engine.store === "failing") add("critical", "operations", "the alert store fails: changes are not kept");
   for (const p of providers) {
     const bad = p.credentials.filter(broken), addOf = (kind, text, id = p.name) => add(kind, "providers", `${p.name} – ${text}`, id);
-    for (const c of bad) addOf(c.rejected ? "critical" : "warning", `credential ${c.id} ${c.rejected ? "rejected" : "failed"} ${num(+c.rejected > 1 ? c.rejected : c.consecutive_failures)} times in a row`, c.id);
+    for (const c of bad) {
+      const times = c.rejected > 1 ? c.rejected : c.consecutive_failures;
+      addOf(gravity(c), `credential ${c.id} ${c.rejected ? "rejected" : "failed"} ${times > 1 ? num(times) + " times in a row" : "once"}`, c.id);
+    }
     if (p.limited_by_vendor_per_minute >= 10) addOf("warning", `the vendor limits ${num(p.limited_by_vendor_per_minute)} requests a minute`, null);
     if (bad.length) continue;
     if (p.credential === "inactive") addOf("critical", "no active credential");
@@ -338,12 +342,12 @@ function problems({ engine, providers, checks, in_flight, sinks }) {
   const recent = rejections.filter((r) => ago(r.at) < 900), total = (rows) => rows.reduce((count, r) => count + r.count, 0);
   for (const top of new Map(recent.map((r) => [r.policy + "\n" + r.key, r])).values()) {
     const part = total(recent.filter((r) => r.policy === top.policy && r.key === top.key)) / total(recent);
-    const kind = (limits.find((limit) => limit.policy === top.policy) || {}).key || "";
+    const kind = limits.find((limit) => limit.policy === top.policy)?.key || "";
     if (part >= 0.5 && total(recent) >= 20) add("warning", "limits", `${/tenant/.test(kind) ? "tenant" : kind} ${top.label} – ${share(part)} of limited requests`);
   }
   for (const a of alerts) if (a.severity === "critical" && !a.silenced_by && !found.some((problem) => problem[3] === a.subject.id)) add("critical", "alerts", a.title);
   for (const c of checks) if (c.status !== "pass") add("warning", "operations", `check ${c.name} – ${c.status}`);
-  if (in_flight.stalled) add("warning", "inflight", `${num(in_flight.stalled)} requests in flight have stalled`);
+  if (in_flight.stalled) add("warning", "inflight", `${num(in_flight.stalled)} ${in_flight.stalled > 1 ? "requests in flight have" : "request in flight has"} stalled`);
   if (engine.interval_seconds && engine.last_evaluation_at && ago(engine.last_evaluation_at) > 3 * engine.interval_seconds) add("warning", "operations", "alert rules are not evaluated");
   for (const s of sinks) if (s.dead) add("warning", "operations", `${s.name} – ${num(s.dead)} notifications not delivered`);
   return found.sort((a, b) => (b[0] === "critical") - (a[0] === "critical"));
@@ -361,7 +365,7 @@ function scope({ scope: { kind, processes, missing }, instance }) {
   // Until the user chooses, the charts have the time since the start; other processes may be older.
   const age = kind === "process" || processes === 1 ? Math.max(...[...seen.values()].map((process) => process.age)) : Infinity;
   if (!ranged) $.range.value = [900, 1800].find((seconds) => age <= seconds) || 3600;
-  put($.banner, missing ? `${num(missing)} processes do not report: the numbers are without them.` :
+  put($.banner, missing ? `Processes that do not report: ${num(missing)}. The numbers are without them.` :
     kind === "process" && seen.size > 1 ? `Several processes answer: each number is of one of ${seen.size} seen.` : "");
   return kind === "process" ? "this process only" : `all ${num(processes)} ${kind === "machine" ? "workers of this machine" : "processes that share the store"}`;
 }
@@ -376,7 +380,7 @@ function drawState(data) {
   const { firing, rates, instance, engine, providers, faults } = data, title = clean(data.service).slice(0, 60);
   put($.service, title);
   const counts = KINDS.filter((kind) => firing[kind]), total = counts.reduce((sum, kind) => sum + firing[kind], 0);
-  draw($.status, badge(data.status));
+  draw($.status, badge(data.status, "status " + data.status));
   draw($.firing, counts.length ? counts.map((kind) => badge(kind, `${num(firing[kind])} ${kind}`)) : "no alert fires");
   draw($.tiles, [["Requests/s", num(rates.requests_per_second)], ["Errors", share(rates.error_share)], ["Limited/min", num(rates.limited_per_minute)],
     ["Tokens in/min", num(rates.tokens_per_minute?.input)], ["Tokens out/min", num(rates.tokens_per_minute?.output)], ["In flight", num(data.in_flight.count)],
@@ -467,7 +471,7 @@ async function details(alert) {
 // ---- Last hour
 
 // Charts: series, title, and per-name counts (factor to the unit), "total", "one" or seconds.
-const CHARTS = [["requests", "Requests/s", 1], ["errors", "Errors/min", 60], ["limited", "Limited/min", 60], ["tokens", "Tokens/min", "total"], ["cost_usd", "Cost $/min", 60],
+const CHARTS = [["requests", "Requests/s", 1], ["errors", "Errors/min", 60], ["limited", "Limited/min", 60], ["tokens", "Tokens/min", "total"], ["cost_usd", "Cost/min", 60],
   ["in_flight", "In flight", "one"], ["ttft_p50", "First token p50", "seconds"], ["ttft_p95", "First token p95", "seconds"], ["duration_p95", "Duration p95", "seconds"]];
 const W = 300, H = 80;
 let series = null, size = 0, ranged = false;
@@ -499,7 +503,7 @@ const charts = CHARTS.map(([key, title, kind]) => {
     onpointermove: (event) => { const box = plot.getBoundingClientRect(); drawCursor(Math.round(((event.clientX - box.left) / box.width) * (size - 1))); } }, paths);
   const peak = h("small"), legend = h("ul");
   $.charts.append(h("figure", h("figcaption", title, peak), plot, legend));
-  return { key, title, kind, plot, paths, peak, legend, format: kind === "seconds" ? span : num, lines: [] };
+  return { key, title, kind, plot, paths, peak, legend, format: kind === "seconds" ? span : key === "cost_usd" ? usd : num, lines: [] };
 });
 const timeOf = (index) => clock(Date.parse(series.from) + index * series.step_seconds * 1000);
 function drawCursor(at = $.cursor.value) {
@@ -589,7 +593,7 @@ const read = (input) => (input.type === "checkbox" ? input.checked : input.value
 function write(key, value) {
   const { input } = fields[key];
   if (input.type === "checkbox") input.checked = value;
-  else input.value = value == null ? "" : value;
+  else input.value = value ?? "";
 }
 function createFields(values) {
   for (const key of Object.keys(values)) {
@@ -708,7 +712,7 @@ function turn(cursor) {
 }
 $.tenantNext.onclick = () => turn(following);
 $.tenantFirst.onclick = $.tenantQ.oninput = () => turn("");
-const drawTenants = table("tenants", "id", "Tenant:name|id|requests#|input_tokens#|output_tokens#|Cost:cost_usd", "No tenant.");
+const drawTenants = table("tenants", "id", "Tenant:name|id|Metered requests:requests#|input_tokens#|output_tokens#|Cost:cost_usd", "No tenant.");
 feed("tenants", 30, () => `live/tenants?limit=50&q=${encode($.tenantQ.value.trim())}${page && "&cursor=" + encode(page)}`, (data) => {
   following = data.next;
   $.tenantNext.disabled = !following;
@@ -726,7 +730,7 @@ rows("operations", 15, "alerts/silences", "silences", table("silences", "id", "A
 feed("thresholds", 600, "alerts/openapi.json", (data) => { schema = data.components.schemas.SomeThresholdsBody.properties.thresholds.properties; });
 feed("thresholds", 15, "alerts/thresholds", drawThresholds);
 opened("versions", "thresholds", "alerts/thresholds/history?limit=20", "versions", (versions) => drawVersions(versions.map((version, i) => {
-  const now = version.thresholds, old = (versions[i + 1] || { thresholds: now }).thresholds;
+  const now = version.thresholds, old = versions[i + 1]?.thresholds || now;
   return { ...version, changes: Object.keys(now).filter((key) => now[key] !== old[key]).map((key) => `${key}: ${plain(old[key])} → ${plain(now[key])}`).join(", ") };
 })));
 opened("done", "limits", "limits/actions", "actions", table("actions", "at what policy key", "When:at|by|what|policy|Key:label|reason"));
@@ -748,20 +752,15 @@ $.pause.onclick = () => {
   $.pause.setAttribute("aria-pressed", stopped);
   beat();
 };
-for (const id of ["theme", "every"]) {
-  const control = $[id];
-  control.value = kept("localStorage", id) || control.value;
-  control.onchange = () => {
-    kept("localStorage", id, control.value);
-    document.documentElement.dataset.theme = $.theme.value;
-    beat();
-  };
-  control.onchange();
+const setTheme = () => (document.documentElement.dataset.theme = $.theme.value);
+for (const control of [$.theme, $.every]) {
+  control.value = kept("localStorage", control.id) || control.value;
+  control.onchange = () => { kept("localStorage", control.id, control.value); setTheme(); beat(); };
 }
-const KEYS = { "?": "this help", "/": "filter alerts", r: "pause or continue", ".": "refresh", t: "theme", "j, k": "next, previous row", Enter: "open the row", a: "acknowledge", s: "silence", "1 – 9": "section", Esc: "close" };
+setTheme();
 $.help.onclick = () => {
   const keys = h("input", { type: "checkbox", checked: kept("localStorage", "keys") !== "off", onchange: () => kept("localStorage", "keys", keys.checked ? "on" : "off") });
-  ask("Help", [h("label", { class: "check" }, keys, "single keys"), h("dl", list(Object.entries(KEYS))), h("p", { class: "note" }, "“–” is unknown, a break in a line is a gap. You are ", name(state?.me.name || "not named"), `, with the rights: ${state?.me.can.join(", ") || NONE}.`)]);
+  ask("Help", [h("label", { class: "check" }, keys, "single keys"), h("dl", list(Object.entries(KEYS).map(([key, [text]]) => [key, text]))), h("p", { class: "note" }, "“–” is unknown, a break in a line is a gap. You are ", name(state?.me.name || "not named"), `, with the rights: ${state?.me.can.join(", ") || NONE}.`)]);
 };
 function step(by) {
   const lines = all("main tr[tabindex]").filter((row) => row.offsetParent), place = lines.indexOf(active().closest("tr"));
@@ -770,20 +769,33 @@ function step(by) {
 function press(key) {
   active().closest("tr")?.querySelector(`[data-key="${key}"]`)?.click();
 }
-const COMMANDS = { "?": () => $.help.click(), "/": () => $.find.focus(), r: () => $.pause.click(), ".": () => tick(true), j: () => step(1), k: () => step(-1), a: press, s: press,
-  t: () => { $.theme.selectedIndex = ($.theme.selectedIndex + 1) % 3; $.theme.onchange(); } };
+// Keys with the text of the help and the command.
+const KEYS = {
+  "?": ["this help", () => $.help.click()],
+  "/": ["filter alerts", () => $.find.focus()],
+  r: ["pause or continue", () => $.pause.click()],
+  ".": ["refresh", () => tick(true)],
+  t: ["theme", () => { $.theme.selectedIndex = ($.theme.selectedIndex + 1) % 3; $.theme.onchange(); }],
+  j: ["next row", () => step(1)],
+  k: ["previous row", () => step(-1)],
+  Enter: ["open the row", press],
+  a: ["acknowledge", press],
+  s: ["silence", press],
+  "1 – 9": ["section"],
+  Esc: ["close"],
+};
 window.onkeydown = (event) => {
   const { key, target } = event, field = target.matches("input, select");
   if (event.ctrlKey || event.altKey || event.metaKey || all("dialog[open]").length || kept("localStorage", "keys") === "off") return;
   if (field && key === "Escape") target.blur();
-  const command = key === "Enter" ? target.matches("tr") && press : /^[1-9]$/.test(key) ? () => all("h2", $.main)[key - 1].focus() : COMMANDS[key];
-  if (field || !command) return;
+  const command = /^[1-9]$/.test(key) ? () => all("h2", $.main)[key - 1].focus() : KEYS[key]?.[1];
+  if (field || !command || (key === "Enter" && !target.matches("tr"))) return;
   event.preventDefault();
   command(key);
 };
 const watch = new IntersectionObserver((entries) => entries.forEach(({ target, isIntersecting }) => visible[isIntersecting ? "add" : "delete"](target.id)));
 all("main > section").forEach((section, i) => {
-  const heading = fill(section.querySelector("h2"), { id: section.id + "-title", tabindex: -1 }, []);
+  const heading = fill(section.querySelector("h2"), { id: section.id + "-title", tabindex: -1 });
   section.setAttribute("aria-labelledby", heading.id);
   heading.after(h("p", { class: "banner", id: "note-" + section.id }));
   $.nav.append(h("a", { href: "#" + section.id }, h("kbd", i + 1), heading.textContent));
