@@ -39,6 +39,22 @@ def test_acknowledgement_has_its_note(chromium: Browser, gateway: Gateway) -> No
         expect(row).not_to_contain_text("acknowledged")
 
 
+def test_details_after_a_change_show_the_new_values(chromium: Browser, gateway: Gateway) -> None:
+    """A row that is updated in place opens the details of its present alert."""
+    gateway.show(incident)
+    with open_page(chromium, gateway.url, TOKEN) as live:
+        row = live.row("Credential is failing")
+        row.get_by_role("button", name="Ack").click()
+        live.page.get_by_label("Note").fill("rotating the key")
+        submit(live.page, "Acknowledge")
+        expect(row).to_contain_text("acknowledged by unknown")
+
+        row.get_by_role("button", name="Credential").click()
+        dialog = live.page.locator("#dialog")
+        expect(dialog).to_contain_text("firing, acknowledged by unknown")
+        expect(dialog).to_contain_text("rotating the key")
+
+
 def test_silence_is_filled_in_from_the_alert(chromium: Browser, gateway: Gateway) -> None:
     """The silence of an alert matches it, is listed, and can be ended."""
     gateway.show(incident)

@@ -23,6 +23,14 @@ def test_page_without_token_shows_only_the_form(chromium: Browser, gateway: Gate
         expect(live.page.locator("main")).to_be_hidden()
 
 
+def test_form_says_which_token_is_asked_for(chromium: Browser, gateway: Gateway) -> None:
+    """The form names the product and the variable that has the token."""
+    with open_page(chromium, gateway.url) as live:
+        form = live.page.get_by_role("dialog", name="Log in to tokenpulse-mw")
+
+        expect(form).to_contain_text("TOKENPULSE_ADMIN_TOKEN")
+
+
 def test_wrong_token_is_rejected_and_kept(chromium: Browser, gateway: Gateway) -> None:
     """A wrong token stays in its field, and the next one may be right."""
     with open_page(chromium, gateway.url) as live:

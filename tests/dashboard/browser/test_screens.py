@@ -73,6 +73,8 @@ def test_open_parts_are_accessible(chromium: Browser, gateway: Gateway) -> None:
         live.page.get_by_label("Range").select_option("15 minutes")
         expect(live.page.locator("#tNumbers tbody tr")).to_have_count(60)
         settle(live.page)
+        # axe takes what is below the sticky header for a small target
+        live.page.evaluate("scrollTo({ top: 0, behavior: 'instant' })")
 
         assert live.violations() == []
 
@@ -135,6 +137,22 @@ def test_header_names_the_cause_of_an_incident(chromium: Browser, gateway: Gatew
         expect(live.section("Alerts").locator("tbody tr").first).to_contain_text("critical")
 
 
+def test_single_rejection_of_a_credential_is_a_warning(chromium: Browser, gateway: Gateway) -> None:
+    """A credential that was rejected once is a warning, and one after three is critical."""
+    gateway.show(busy)
+    credentials = gateway.scene.state["providers"][0]["credentials"]
+    for credential, count in zip(credentials, (1, 3), strict=False):
+        credential.update(rejected=count, consecutive_failures=count)
+    names = [credential["id"] for credential in credentials]
+    with open_page(chromium, gateway.url, TOKEN) as live:
+        expect(live.page.locator("#problems a")).to_have_text(
+            [
+                f"■ claude \u2013 credential {names[1]} rejected 3 times in a row",
+                f"▲ claude \u2013 credential {names[0]} rejected once",
+            ]
+        )
+
+
 def test_unknown_values_are_not_zero(chromium: Browser, gateway: Gateway) -> None:
     """A value that the gateway does not know is a dash, and a gap is a break of the line."""
     gateway.show(busy)
@@ -144,6 +162,44 @@ def test_unknown_values_are_not_zero(chromium: Browser, gateway: Gateway) -> Non
         path = live.page.locator("#charts path.s0").first.get_attribute("d")
         assert path is not None
         assert path.count("M") == 2
+
+
+@pytest.mark.parametrize(
+    ("age", "processes", "minutes"),
+    [(600, 1, 15), (1_200, 1, 30), (5_000, 1, 60), (600, 3, 60)],
+)
+def test_range_covers_the_time_since_the_start(
+    chromium: Browser, gateway: Gateway, age: int, processes: int, minutes: int
+) -> None:
+    """Charts have the least range since the start of the process; that of others is unknown."""
+    gateway.show(busy)
+    gateway.scene.state["instance"]["started_at"] = gateway.scene.ago(age)
+    kind = "process" if processes == 1 else "fleet"
+    gateway.scene.state["scope"] = {"kind": kind, "processes": processes, "missing": 0}
+    with open_page(chromium, gateway.url, TOKEN) as live:
+        expect(live.page.get_by_label("Range")).to_have_value(str(minutes * 60))
+
+
+def test_chosen_range_is_kept(chromium: Browser, gateway: Gateway) -> None:
+    """After the user has chosen a range, the age of the process does not change it."""
+    gateway.show(busy)
+    with open_page(chromium, gateway.url, TOKEN) as live:
+        live.page.get_by_label("Range").select_option("30 minutes")
+        gateway.changed()
+        live.page.get_by_role("button", name="Refresh").click()
+        settle(live.page)
+
+        expect(live.page.get_by_label("Range")).to_have_value("1800")
+
+
+def test_words_of_a_table_do_not_break(chromium: Browser, gateway: Gateway) -> None:
+    """Narrow columns do not break words; only a long name breaks."""
+    gateway.show(incident)
+    with open_page(chromium, gateway.url, TOKEN, width=700) as live:
+        state = live.row("Rate limit reached").locator("td", has_text="firing").locator("bdi")
+
+        assert state.evaluate("node => node.getClientRects().length") == 1
+        assert state.evaluate("node => node.scrollHeight") < 30
 
 
 def test_scope_of_the_numbers_is_said(chromium: Browser, gateway: Gateway) -> None:
@@ -166,7 +222,9 @@ def test_scope_of_the_numbers_is_said(chromium: Browser, gateway: Gateway) -> No
         gateway.scene.state["scope"] = {"kind": "fleet", "processes": 3, "missing": 1}
         gateway.changed()
         refresh.click()
-        expect(banner).to_have_text("1 processes do not report: the numbers are without them.")
+        expect(banner).to_have_text(
+            "Processes that do not report: 1. The numbers are without them."
+        )
 
 
 def test_page_without_script_explains_itself(chromium: Browser, gateway: Gateway) -> None:

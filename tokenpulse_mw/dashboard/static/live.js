@@ -6,17 +6,17 @@ const all = (selector, node = document) => [...node.querySelectorAll(selector)];
 
 // ---- Elements and text
 
-// Return `node` with attributes (functions are handlers, such as onclick) and children.
-function fill(node, attributes, children) {
-  for (const [key, value] of Object.entries(attributes || {}))
-    if (typeof value === "function") node[key] = value;
-    else if (value != null && value !== false) node.setAttribute(key, value === true ? "" : value);
-  node.append(...children.flat().filter((child) => child != null));
+// Add children to `node`, and attributes by plain objects (functions are handlers, such as onclick).
+function fill(node, ...parts) {
+  for (const part of parts.flat())
+    if (part?.constructor !== Object) node.append(part ?? "");
+    else for (const [key, value] of Object.entries(part))
+      if (typeof value === "function") node[key] = value;
+      else if (value != null && value !== false) node.setAttribute(key, value === true ? "" : value);
   return node;
 }
-const h = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
-const svg = (tag, attributes, ...children) =>
-  fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+const h = (tag, ...parts) => fill(document.createElement(tag), ...parts);
+const svg = (tag, ...parts) => fill(document.createElementNS("http://www.w3.org/2000/svg", tag), ...parts);
 const put = (node, text) => node.textContent === text || (node.textContent = text);
 
 // Replace the children of a node only if they differ, and keep the focus in place.
@@ -25,7 +25,7 @@ function draw(node, ...parts) {
   const mark = children.map((part) => part.outerHTML || part).join();
   if (node.mark === mark) return;
   node.mark = mark;
-  const place = all("button,a", node).indexOf(document.activeElement);
+  const place = all("button,a", node).indexOf(active());
   node.replaceChildren(...children);
   if (place >= 0) (all("button,a", node)[place] || node).focus();
 }
@@ -39,7 +39,7 @@ function name(value, most = 60) {
   return h("bdi", { title: long && clean(text.slice(0, 9999)) }, clean(text.slice(0, most)) + (long ? "…" : ""));
 }
 
-const NONE = "–";
+const NONE = "–", encode = encodeURIComponent, active = () => document.activeElement;
 const round = (value, most) => value.toLocaleString("en", { maximumFractionDigits: most });
 const known = (format) => (value) => (value == null ? NONE : format(+value));
 const num = known((value) => (value >= 1e6 ? round(value / 1e6, 2) + " M" : round(value, value < 10 ? 2 : value < 100 ? 1 : 0)));
@@ -59,12 +59,14 @@ function when(at) {
   const text = span(Math.max(1, Math.floor(Math.abs(ago(at)))));
   return h("time", { datetime: at, title: new Date(at).toLocaleString("en-GB") }, ago(at) < 0 ? "in " + text : text + " ago");
 }
+const KINDS = ["critical", "warning", "info"];
 const SHAPES = { critical: "■ ", error: "■ ", warning: "▲ ", warn: "▲ ", info: "● ", ok: "✓ " };
 const shape = (kind) => h("span", { "aria-hidden": "true" }, SHAPES[kind]);
 const badge = (kind, label = kind) => h("span", { class: "pill " + kind }, shape(kind), label);
-const field = (label, control) => h("label", null, h("span", null, label), control);
-const options = (...pairs) => h("select", null, pairs.map(([value, label]) => h("option", { value }, label)));
-const list = (pairs) => pairs.flatMap(([term, value]) => [h("dt", null, name(term)), h("dd", null, value.tagName ? value : name(value, 2000))]);
+const field = (label, name, value) => h("label", label, h("input", { name, value, maxlength: name === "reason" ? 200 : 1000 }));
+const LENGTHS = { 60: "1 minute", 600: "10 minutes", 3600: "1 hour", 14400: "4 hours", 86400: "24 hours" };
+const lengths = (least, ...more) => h("label", "For", h("select", { name: "length" }, Object.entries(LENGTHS).filter(([value]) => value >= least).map(([value, label]) => h("option", { value, selected: value === "3600" }, label)), more));
+const list = (pairs) => pairs.flatMap(([term, value]) => [h("dt", name(term)), h("dd", value.tagName ? value : name(value, 2000))]);
 
 // Return what a storage of the browser keeps, or store it; browsers may forbid that.
 function kept(storage, key, value) {
@@ -87,14 +89,14 @@ async function call(method, path, body, headers = {}) {
     answer = await fetch(path, { method, headers, body: body && JSON.stringify(body), cache: "no-store", signal: AbortSignal.timeout(15000) });
     data = await answer.json();
   } catch { /* no answer, or one without JSON */ }
-  const status = answer ? answer.status : 0;
-  if (status === 304 || (answer && answer.ok && (data || status === 204))) return { data, status, etag: answer.headers.get("etag") };
-  let text = (data && data.detail) || (status ? `The gateway answered with status ${status}.` : "The gateway does not answer.");
+  const status = answer?.status || 0;
+  if (status === 304 || (answer?.ok && (data || status === 204))) return { data, status, etag: answer.headers.get("etag") };
+  let text = data?.detail || (status ? `The gateway answered with status ${status}.` : "The gateway does not answer.");
   if (status === 429) {
     const wait = +answer.headers.get("retry-after") || 60;
     text = `Too many attempts: try again in ${span(wait)}, at ${clock(Date.now() + wait * 1000)}.`;
   }
-  throw Object.assign(Error(text), { status, errors: (data && data.errors) || [] });
+  throw Object.assign(Error(text), { status, errors: data?.errors || [] });
 }
 // Send a request of the user; a 401 opens the login form above what is open.
 async function send(...request) {
@@ -146,11 +148,7 @@ const feeds = [], visible = new Set();
 let loading = false, again = "", stopped = false, failures = 0, triedAt = 0, answeredAt = 0;
 
 // Load `path` (text, or a function that returns null for none) every `every` seconds and draw it.
-function feed(section, every, path, show, get = (url, headers) => call("GET", url, null, headers)) {
-  const entry = { section, every, path, show, get, at: 0 };
-  feeds.push(entry);
-  return entry;
-}
+const feed = (section, every, path, show, get = (url, headers) => call("GET", url, null, headers)) => feeds.push({ section, every, path, show, get, at: 0 });
 async function load(entry, force) {
   const path = typeof entry.path === "string" ? entry.path : entry.path();
   const every = entry.section === "main" || visible.has(entry.section) ? entry.every : Math.max(30, entry.every);
@@ -189,7 +187,7 @@ async function tick(force) {
   beat();
 }
 function pausedBy() {
-  if (all("dialog[open]").length || document.activeElement.matches("form :is(input, select)")) return "paused: editing";
+  if (all("dialog[open]").length || active().matches("form :is(input, select)")) return "paused: editing";
   return stopped ? "paused" : +$.every.value ? "" : "paused: off";
 }
 // Show the age of the data, and load when it is due.
@@ -209,24 +207,25 @@ function beat() {
 
 // The end of a path is its format; # is a number.
 const FORMATS = [[/#$/, num], [/_share$/, share], [/_seconds$/, span], [/_usd$/, usd], [/(at|since|until)$/, when]];
-const look = (row, path) => path.split(".").reduce((value, key) => (value == null ? null : value[key]), row);
+const look = (row, path) => path.split(".").reduce((value, key) => value?.[key], row);
 
 // Return a function that draws rows in place. `columns` has paths by "|", as "heading:path" if the heading is
 // not in the path, or only headings, whose functions of a row are in `cells`. `id` lists the paths of the key.
-function table(host, caption, id, columns, empty = "None.", cells = {}, most = 100) {
+function table(host, id, columns, empty = "None.", cells = {}, most = 100) {
   const rows = new Map(), body = h("tbody", { role: "rowgroup" });
   const specs = columns.split("|").map((column) => {
     const [, head, end] = /(?:(.*):)?(.*)/.exec(column), cell = cells[end], path = cell ? null : end.replace("#", "");
-    const format = !cell && (FORMATS.find(([pattern]) => pattern.test(end)) || [])[1];
+    const format = !cell && FORMATS.find(([pattern]) => pattern.test(end))?.[1];
     const title = head || end.replace(/#|_(seconds|share|at)$/, "").replace("_per_minute", "/min").replace(/[._]/g, " ");
     return { title: title[0].toUpperCase() + title.slice(1), path, format, cell, number: format ? "n" : null };
   });
   let sorted = null, down = false, items = [];
   const heads = specs.map((spec) => h("th", { scope: "col", role: "columnheader", class: spec.number }, spec.path ? h("button", { onclick: () => sort(spec) }, spec.title) : spec.title));
-  const note = h("p", { class: "note" });
+  const place = $["t-" + host], note = h("p", { class: "note" });
+  const caption = all("h2, h3, summary", place.closest("section")).findLast((heading) => heading.compareDocumentPosition(place) & 4).textContent;
   const view = h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table: " + caption, hidden: true },
     h("table", { role: "table" }, h("caption", { class: "hide" }, caption), h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, heads)), body));
-  $["t-" + host].append(view, note);
+  place.append(view, note);
 
   function sort(spec) {
     down = spec === sorted ? !down : spec.number;
@@ -250,21 +249,21 @@ function table(host, caption, id, columns, empty = "None.", cells = {}, most = 1
   }
   function update(data, more = "", moved = false) {
     items = data;
-    const focused = document.activeElement, seen = new Set();
+    const focused = active(), seen = new Set();
     const still = !moved && body.matches(":hover, :focus-within"); // no row moves under the pointer
     let next = body.firstChild;
     for (const item of (sorted ? [...data].sort(compare) : data).slice(0, most)) {
-      const key = id.map((path) => item[path]).join("\n");
+      const key = id.split(" ").map((path) => item[path]).join("\n");
       if (seen.has(key)) continue;
       seen.add(key);
       let row = rows.get(key);
-      if (!row) rows.set(key, row = Object.assign(h("tr", { role: "row", tabindex: -1 }, specs.map((spec) => h("td", { role: "cell", class: spec.number, "data-label": spec.title }))), { values: [] }));
-      paint(row, item);
+      if (!row) rows.set(key, row = Object.assign(h("tr", { role: "row", tabindex: -1 }, specs.map((spec) => h("td", { role: "cell", class: spec.number, "data-label": spec.title }))), { values: [], item: {} }));
+      paint(row, Object.assign(row.item, item)); // handlers of kept cells see the new values
       if (row === next) next = next.nextSibling;
       else if (!still || !row.isConnected) body.insertBefore(row, still ? null : next);
     }
     for (const [key, row] of rows) if (!seen.has(key)) { row.remove(); rows.delete(key); }
-    if (focused !== document.activeElement) (focused.isConnected ? focused : view).focus({ preventScroll: true });
+    if (focused !== active()) (focused.isConnected ? focused : view).focus({ preventScroll: true });
     view.hidden = !seen.size;
     put(note, more || (seen.size ? (data.length > most ? `${num(data.length - most)} more are not shown.` : "") : empty));
   }
@@ -276,7 +275,7 @@ const buttons = (right, ...specs) => (can(right) ? specs.map(([label, onclick, k
 // ---- Dialog
 
 let run = null;
-// Open the dialog; `action` runs on submit, and if it fails all input is kept.
+// Open the dialog; `action` gets the values of its fields, and if it fails all input is kept.
 function ask(title, children, label, action) {
   draw($.dialogTitle, title);
   $.dialogBody.replaceChildren(...children.filter(Boolean));
@@ -291,58 +290,64 @@ $.dialog.onsubmit = async (event) => {
   event.preventDefault();
   $.dialogOk.disabled = true;
   try {
-    await run();
+    await run(Object.fromEntries(new FormData($.dialogForm)));
     $.dialog.close();
     tick(true);
   } catch (error) { put($.dialogError, explain(error)); }
   $.dialogOk.disabled = false;
 };
-const complain = (error) => ask("Not done", [h("p", null, explain(error))]);
+// Send a change without a dialog.
+const change = (...request) => send(...request).then(() => tick(true), (error) => ask("Not done", [h("p", explain(error))]));
 
 // ---- State: header, providers, operations
 
 let state = null, alerts = [], limits = [], rejections = [];
-const seen = new Map(); // processes that have answered, with the time
-const can = (right) => Boolean(state) && state.me.can.includes(right);
+const seen = new Map(); // processes that answered in the last minute
+const can = (right) => state?.me.can.includes(right);
 const shown = (provider) => !$.only.value || provider === $.only.value;
+const gravity = ({ rejected }) => (rejected === true || rejected >= 3 ? "critical" : "warning");
 const broken = (credential) => (credential.rejected ? "rejected" : credential.consecutive_failures >= 3 ? "failing" : "");
 
 const TOKENS = "Tokens/min in:tokens_per_minute.input#|Tokens/min out:tokens_per_minute.output#";
-const drawProviders = table("providers", "Providers in the last minute", ["name"],
+const drawProviders = table("providers", "name",
   `Provider:name|requests_per_minute#|Errors:error_share|truncated_share|p50_seconds|p95_seconds|First token p95:time_to_first_token_p95_seconds|${TOKENS}|429 of vendor/min:limited_by_vendor_per_minute#|429 of us/min:limited_by_us_per_minute#|Upstream requests left:upstream.requests_remaining#|Tokens left:upstream.tokens_remaining#|Credential|Failures in a row:consecutive_failures#|last_success_at|usage_missing_share|Actions`,
   "No provider.", {
     Credential: (p) => (p.credential === "inactive" ? badge("warning", "inactive") : p.credential),
     Actions: (p) => buttons("ack", ["Silence", () => silence({ provider: p.name }), "s"]),
   });
-const drawCredentials = table("credentials", "Credentials, failing first", ["provider", "group", "id"], "Credential:id|provider|group|State|Failures in a row:consecutive_failures#|last_success_at", "No credential is known.",
-  { State: (c) => (broken(c) ? badge(c.rejected ? "critical" : "warning", broken(c)) : "ok") });
-const drawModels = table("models", "Models in the last minute", ["provider", "name"], "Model:name|provider|requests_per_minute#|" + TOKENS);
-const drawSinks = table("sinks", "Sinks", ["name"], "Sink:name|waiting#|Dead letters:dead#|Last delivery:last_ok_at|Actions", "No sink: alerts are only shown here.",
+const drawCredentials = table("credentials", "provider group id", "Credential:id|provider|group|State|Failures in a row:consecutive_failures#|last_success_at", "No credential is known.",
+  { State: (c) => (broken(c) ? badge(gravity(c), broken(c)) : "ok") });
+const drawModels = table("models", "provider name", "Model:name|provider|requests_per_minute#|" + TOKENS);
+const drawSinks = table("sinks", "name", "Sink:name|waiting#|Dead letters:dead#|Last delivery:last_ok_at|Actions", "No sink: alerts are only shown here.",
   { Actions: ({ name: sink }) => buttons("thresholds", ["Test", () => ask(["Send a test alert to ", name(sink), "?"], [], "Send", () => send("POST", "alerts/test", { sink }))]) });
-const drawChecks = table("checks", "Health checks", ["name"], "Check:name|Status|output", "No check.", { Status: (c) => (c.status === "pass" ? "pass" : badge("warning", name(c.status))) });
-const drawMembers = table("members", "Processes", ["name"], "Process:name|host|pid|Role|seen_at", "Only this process.", { Role: (m) => (m.leader ? "leader" : NONE) });
+const drawChecks = table("checks", "name", "Check:name|Status|output", "No check.", { Status: (c) => (c.status === "pass" ? "pass" : badge("warning", name(c.status))) });
+const drawMembers = table("members", "name", "Process:name|host|pid|Role|seen_at", "Only this process.", { Role: (m) => (m.leader ? "leader" : NONE) });
 
 // Return [kind, section, text, subject] of what is wrong, worst first.
 function problems({ engine, providers, checks, in_flight, sinks }) {
   const found = [], add = (...problem) => found.push(problem);
   if (engine.store === "failing") add("critical", "operations", "the alert store fails: changes are not kept");
   for (const p of providers) {
-    const bad = p.credentials.filter(broken);
-    for (const c of bad) add(c.rejected ? "critical" : "warning", "providers", `${p.name} – credential ${c.id} ${c.rejected ? "rejected" : "failed"} ${num(+c.rejected > 1 ? c.rejected : c.consecutive_failures)} times in a row`, c.id);
-    if (!bad.length && p.credential === "inactive") add("critical", "providers", `${p.name} – no active credential`, p.name);
-    else if (!bad.length && p.consecutive_failures >= 5) add("critical", "providers", `${p.name} – ${num(p.consecutive_failures)} failures in a row`, p.name);
-    else if (!bad.length && p.error_share >= 0.1) add("warning", "providers", `${p.name} – ${share(p.error_share)} of requests fail`, p.name);
-    if (p.limited_by_vendor_per_minute >= 10) add("warning", "providers", `${p.name} – the vendor limits ${num(p.limited_by_vendor_per_minute)} requests a minute`);
+    const bad = p.credentials.filter(broken), addOf = (kind, text, id = p.name) => add(kind, "providers", `${p.name} – ${text}`, id);
+    for (const c of bad) {
+      const times = c.rejected > 1 ? c.rejected : c.consecutive_failures;
+      addOf(gravity(c), `credential ${c.id} ${c.rejected ? "rejected" : "failed"} ${times > 1 ? num(times) + " times in a row" : "once"}`, c.id);
+    }
+    if (p.limited_by_vendor_per_minute >= 10) addOf("warning", `the vendor limits ${num(p.limited_by_vendor_per_minute)} requests a minute`, null);
+    if (bad.length) continue;
+    if (p.credential === "inactive") addOf("critical", "no active credential");
+    else if (p.consecutive_failures >= 5) addOf("critical", `${num(p.consecutive_failures)} failures in a row`);
+    else if (p.error_share >= 0.1) addOf("warning", `${share(p.error_share)} of requests fail`);
   }
   const recent = rejections.filter((r) => ago(r.at) < 900), total = (rows) => rows.reduce((count, r) => count + r.count, 0);
   for (const top of new Map(recent.map((r) => [r.policy + "\n" + r.key, r])).values()) {
     const part = total(recent.filter((r) => r.policy === top.policy && r.key === top.key)) / total(recent);
-    const kind = (limits.find((limit) => limit.policy === top.policy) || {}).key || "";
+    const kind = limits.find((limit) => limit.policy === top.policy)?.key || "";
     if (part >= 0.5 && total(recent) >= 20) add("warning", "limits", `${/tenant/.test(kind) ? "tenant" : kind} ${top.label} – ${share(part)} of limited requests`);
   }
   for (const a of alerts) if (a.severity === "critical" && !a.silenced_by && !found.some((problem) => problem[3] === a.subject.id)) add("critical", "alerts", a.title);
   for (const c of checks) if (c.status !== "pass") add("warning", "operations", `check ${c.name} – ${c.status}`);
-  if (in_flight.stalled) add("warning", "inflight", `${num(in_flight.stalled)} requests in flight have stalled`);
+  if (in_flight.stalled) add("warning", "inflight", `${num(in_flight.stalled)} ${in_flight.stalled > 1 ? "requests in flight have" : "request in flight has"} stalled`);
   if (engine.interval_seconds && engine.last_evaluation_at && ago(engine.last_evaluation_at) > 3 * engine.interval_seconds) add("warning", "operations", "alert rules are not evaluated");
   for (const s of sinks) if (s.dead) add("warning", "operations", `${s.name} – ${num(s.dead)} notifications not delivered`);
   return found.sort((a, b) => (b[0] === "critical") - (a[0] === "critical"));
@@ -350,14 +355,17 @@ function problems({ engine, providers, checks, in_flight, sinks }) {
 function drawProblems() {
   if (!state) return;
   const found = problems(state), more = found.length - 6;
-  draw($.problems, found.length ? h("li", null, `${found.length} problem${found.length > 1 ? "s" : ""}:`) : h("li", null, badge("ok", "No problem found")),
-    found.slice(0, 6).map(([kind, section, text]) => h("li", null, h("a", { href: "#" + section, class: kind }, shape(kind), name(text, 120)))),
-    more > 0 ? h("li", null, `and ${more} more`) : null);
+  draw($.problems, found.length ? h("li", `${found.length} problem${found.length > 1 ? "s" : ""}:`) : h("li", badge("ok", "No problem found")),
+    found.slice(0, 6).map(([kind, section, text]) => h("li", h("a", { href: "#" + section, class: kind }, shape(kind), name(text, 120)))),
+    more > 0 ? h("li", `and ${more} more`) : null);
 }
 function scope({ scope: { kind, processes, missing }, instance }) {
-  seen.set(instance.id, Date.now());
-  for (const [id, at] of seen) if (Date.now() - at > 60000) seen.delete(id);
-  put($.banner, missing ? `${num(missing)} processes do not report: the numbers are without them.` :
+  seen.set(instance.id, { at: Date.now(), age: ago(instance.started_at) });
+  for (const [id, { at }] of seen) if (Date.now() - at > 60000) seen.delete(id);
+  // Until the user chooses, the charts have the time since the start; other processes may be older.
+  const age = kind === "process" || processes === 1 ? Math.max(...[...seen.values()].map((process) => process.age)) : Infinity;
+  if (!ranged) $.range.value = [900, 1800].find((seconds) => age <= seconds) || 3600;
+  put($.banner, missing ? `Processes that do not report: ${num(missing)}. The numbers are without them.` :
     kind === "process" && seen.size > 1 ? `Several processes answer: each number is of one of ${seen.size} seen.` : "");
   return kind === "process" ? "this process only" : `all ${num(processes)} ${kind === "machine" ? "workers of this machine" : "processes that share the store"}`;
 }
@@ -371,25 +379,22 @@ function drawState(data) {
   $.logout.hidden = !token;
   const { firing, rates, instance, engine, providers, faults } = data, title = clean(data.service).slice(0, 60);
   put($.service, title);
-  const counts = ["critical", "warning", "info"].filter((kind) => firing[kind]), total = counts.reduce((sum, kind) => sum + firing[kind], 0);
-  draw($.status, badge(data.status));
+  const counts = KINDS.filter((kind) => firing[kind]), total = counts.reduce((sum, kind) => sum + firing[kind], 0);
+  draw($.status, badge(data.status, "status " + data.status));
   draw($.firing, counts.length ? counts.map((kind) => badge(kind, `${num(firing[kind])} ${kind}`)) : "no alert fires");
   draw($.tiles, [["Requests/s", num(rates.requests_per_second)], ["Errors", share(rates.error_share)], ["Limited/min", num(rates.limited_per_minute)],
-    ["Tokens in/min", num(look(rates, "tokens_per_minute.input"))], ["Tokens out/min", num(look(rates, "tokens_per_minute.output"))], ["In flight", num(data.in_flight.count)],
+    ["Tokens in/min", num(rates.tokens_per_minute?.input)], ["Tokens out/min", num(rates.tokens_per_minute?.output)], ["In flight", num(data.in_flight.count)],
     ["Oldest", span(data.in_flight.oldest_seconds)], ["Cost today", usd(rates.cost_usd_today)],
     ["Failures a minute by fault", ["provider", "gateway", "network", "policy", "client"].map((fault) => `${fault} ${num(faults[fault])}`).join(" · ")],
-  ].map(([term, value]) => h("div", null, h("dt", null, term), h("dd", null, value))));
+  ].map(([term, value]) => h("div", h("dt", term), h("dd", value))));
   draw($.origin, `Of ${scope(data)}. Answered by `, name(instance.host), ` process ${instance.pid}, version `, name(instance.version), ", started ", when(instance.started_at),
     engine.alerts ? ". Rules evaluated " : ". Alerts are off", engine.alerts ? when(engine.last_evaluation_at) : null, `. Store: ${engine.store === "none" ? "memory" : engine.store}.`);
   drawProblems();
   const chosen = providers.filter((p) => shown(p.name));
   const parts = (key) => chosen.flatMap((p) => p[key].map((part) => ({ ...part, provider: p.name })));
-  if ($.only.mark !== providers.map((p) => p.name).join("\n")) {
-    const before = $.only.value;
-    $.only.mark = providers.map((p) => p.name).join("\n");
-    $.only.replaceChildren(h("option", { value: "" }, "all providers"), ...providers.map((p) => h("option", { value: p.name }, clean(p.name).slice(0, 60))));
-    $.only.value = before;
-  }
+  const before = $.only.value;
+  draw($.only, h("option", { value: "" }, "all providers"), providers.map((p) => h("option", { value: p.name }, clean(p.name).slice(0, 60))));
+  $.only.value = before;
   drawProviders(chosen);
   drawCredentials(parts("credentials").sort((a, b) => !!b.rejected - !!a.rejected || b.consecutive_failures - a.consecutive_failures));
   drawModels(parts("models"));
@@ -421,57 +426,55 @@ function blocks(alert) {
   return svg("svg", { class: "blocks", viewBox: "0 0 96 12", role: "img", "aria-label": `fired in ${hours.filter((kind) => kind === "fired").length} of 24 hours` },
     hours.map((kind, i) => svg("rect", { class: kind, x: i * 4, y: kind === "fired" ? 0 : 8, width: 3, height: kind === "fired" ? 12 : 4 })));
 }
-const drawTable = table("alerts", "Alerts", ["id"], "Severity|Alert|Subject|value#|Threshold:metadata.threshold#|since|State|24 h|Actions", "No alert matches.", {
+const drawTable = table("alerts", "id", "Severity|Alert|Subject|value#|Threshold:metadata.threshold#|since|State|24 h|Actions", "No alert matches.", {
   Severity: (a) => badge(a.severity),
-  Alert: (a) => [h("button", { class: "link", "data-key": "Enter", onclick: () => details(a) }, name(a.title, 90)), h("small", null, name(a.message, 160))],
+  Alert: (a) => [h("button", { class: "link", "data-key": "Enter", onclick: () => details(a) }, name(a.title, 90)), h("small", name(a.message, 160))],
   Subject: (a) => name(subject(a)),
   State: (a) => name(status(a)),
   "24 h": blocks,
   Actions: (a) => (a.state === "resolved" ? NONE : buttons("ack",
-    a.ack ? ["Unack", () => send("POST", `alerts/${a.id}/unack`).then(() => tick(true), complain), "a"] : ["Ack", () => acknowledge(a), "a"],
+    a.ack ? ["Unack", () => change("POST", `alerts/${a.id}/unack`), "a"] : ["Ack", () => acknowledge(a), "a"],
     ["Silence", () => silence(labels(a)), "s"])),
 }, 200);
 function drawAlerts() {
   const wanted = $.find.value.toLowerCase(), chosen = $.state.value === "active" ? alerts : others;
-  const rank = (a) => ["critical", "warning", "info"].indexOf(a.severity);
-  drawTable([...chosen].sort((a, b) => rank(a) - rank(b)).filter((a) => (!$.severity.value || a.severity === $.severity.value) && (!$.only.value || JSON.stringify(a).includes($.only.value)) &&
+  drawTable([...chosen].sort((a, b) => KINDS.indexOf(a.severity) - KINDS.indexOf(b.severity)).filter((a) => (!$.severity.value || a.severity === $.severity.value) && (!$.only.value || JSON.stringify(a).includes($.only.value)) &&
     [a.title, a.message, a.type, a.subject.kind, a.subject.id, a.subject.name].join("\n").toLowerCase().includes(wanted)), alerts.length || chosen === others ? "" : "No alert fires.");
 }
 function acknowledge(alert) {
-  const note = h("input", { maxlength: 1000 });
-  ask(["Acknowledge: ", name(alert.title)], [h("p", null, "No more reminders of it are sent."), field("Note", note)], "Acknowledge", () => send("POST", `alerts/${alert.id}/ack`, { note: note.value }));
+  ask(["Acknowledge: ", name(alert.title)], [h("p", "No more reminders of it are sent."), field("Note", "note")], "Acknowledge", (values) => send("POST", `alerts/${alert.id}/ack`, values));
 }
+const LABELS = ["alertname", "subject_kind", "subject_id", "metric", "provider", "severity"];
 // Ask for a silence whose matchers are filled in with `values`.
 function silence(values) {
-  const inputs = ["alertname", "subject_kind", "subject_id", "metric", "provider", "severity"].map((label) => [label, h("input", { value: values[label] || "", maxlength: 200 })]);
-  const length = options([3600, "1 hour"], [14400, "4 hours"], [86400, "24 hours"], ["", "until"]);
-  const end = h("input", { type: "datetime-local", "aria-label": "End", hidden: true }), comment = h("input", { maxlength: 1000 });
-  length.onchange = () => (end.hidden = length.value);
+  const end = h("input", { type: "datetime-local", name: "end", "aria-label": "End", hidden: true });
+  const length = lengths(3600, h("option", { value: "" }, "until"));
+  length.onchange = (event) => (end.hidden = event.target.value);
   ask("Silence alerts", [h("p", { class: "note" }, "All labels below must match; an empty one is ignored. Begin with ~ for a regular expression."),
-    h("div", { class: "grid" }, inputs.map(([label, input]) => field(label, input))), h("div", { class: "row" }, field("For", length), end), field("Comment", comment)], "Silence", () =>
+    h("div", { class: "grid" }, LABELS.map((label) => field(label, label, values[label]))), h("div", { class: "row" }, length, end), field("Comment", "comment")], "Silence", (input) =>
     send("POST", "alerts/silences", {
-      matchers: inputs.filter(([, input]) => input.value).map(([label, { value }]) => ({ name: label, value: value.replace(/^~/, ""), is_regex: value[0] === "~" })),
-      comment: comment.value, ...(length.value ? { duration: +length.value } : { ends_at: new Date(end.value || 0).toISOString() }),
+      matchers: LABELS.filter((label) => input[label]).map((label) => ({ name: label, value: input[label].replace(/^~/, ""), is_regex: input[label][0] === "~" })),
+      comment: input.comment, ...(input.length ? { duration: +input.length } : { ends_at: new Date(input.end || 0).toISOString() }),
     }));
 }
 async function details(alert) {
-  const link = alert.metadata.runbook_url || (state.runbook_url && `${state.runbook_url}#${encodeURIComponent(alert.type)}`), steps = h("ol");
-  ask([badge(alert.severity), " ", name(alert.title, 200)], [h("p", null, name(alert.message, 2000)), /^https?:/.test(link) && h("p", null, h("a", { href: link, rel: "noreferrer" }, "Runbook")),
-    h("dl", null, list([["type", alert.type], ["subject", [alert.subject.kind, alert.subject.id, alert.subject.name].join(" ")], ["state", status(alert)], ["note", (alert.ack && alert.ack.note) || NONE],
-      ...Object.entries(alert.metadata).map(([key, value]) => [key, value && typeof value === "object" ? JSON.stringify(value) : String(value)])])), h("h3", null, "Transitions"), steps]);
+  const link = alert.metadata.runbook_url || (state.runbook_url && `${state.runbook_url}#${encode(alert.type)}`), steps = h("ol");
+  ask([badge(alert.severity), " ", name(alert.title, 200)], [h("p", name(alert.message, 2000)), /^https?:/.test(link) && h("p", h("a", { href: link, rel: "noreferrer" }, "Runbook")),
+    h("dl", list([["type", alert.type], ["subject", [alert.subject.kind, alert.subject.id, alert.subject.name].join(" ")], ["state", status(alert)], ["note", alert.ack?.note || NONE],
+      ...Object.entries(alert.metadata).map(([key, value]) => [key, value && typeof value === "object" ? JSON.stringify(value) : String(value)])])), h("h3", "Transitions"), steps]);
   try {
     const { data } = await send("GET", "alerts/" + alert.id);
-    draw(steps, data.transitions.map((t) => h("li", null, `${t.transition} `, when(t.at), `, ${t.severity}, value ${num(t.value)}`)));
+    draw(steps, data.transitions.map((t) => h("li", `${t.transition} `, when(t.at), `, ${t.severity}, value ${num(t.value)}`)));
   } catch (error) { put(steps, explain(error)); }
 }
 
 // ---- Last hour
 
 // Charts: series, title, and per-name counts (factor to the unit), "total", "one" or seconds.
-const CHARTS = [["requests", "Requests/s", 1], ["errors", "Errors/min", 60], ["limited", "Limited/min", 60], ["tokens", "Tokens/min", "total"], ["cost_usd", "Cost $/min", 60],
+const CHARTS = [["requests", "Requests/s", 1], ["errors", "Errors/min", 60], ["limited", "Limited/min", 60], ["tokens", "Tokens/min", "total"], ["cost_usd", "Cost/min", 60],
   ["in_flight", "In flight", "one"], ["ttft_p50", "First token p50", "seconds"], ["ttft_p95", "First token p95", "seconds"], ["duration_p95", "Duration p95", "seconds"]];
 const W = 300, H = 80;
-let series = null, size = 0;
+let series = null, size = 0, ranged = false;
 const sum = (lists) => (lists[0] || []).map((_, i) => lists.reduce((total, values) => (values[i] == null ? total : (total || 0) + values[i]), null));
 
 // Return [label, values] of a chart: five names with the most requests, and the sum of the others.
@@ -496,19 +499,17 @@ function pathOf(values, max) {
 }
 const charts = CHARTS.map(([key, title, kind]) => {
   const paths = Array.from({ length: 8 }, (_, i) => svg("path", { class: i < 6 ? "curve s" + i : ["mark", "at"][i - 6] }));
-  const plot = svg("svg", { class: "plot", viewBox: `0 0 ${W} ${H}`, preserveAspectRatio: "none", role: "img", onpointerleave: () => moveTo(1e9),
-    onpointermove: (event) => { const box = plot.getBoundingClientRect(); moveTo(Math.round(((event.clientX - box.left) / box.width) * (size - 1))); } }, paths);
+  const plot = svg("svg", { class: "plot", viewBox: `0 0 ${W} ${H}`, preserveAspectRatio: "none", role: "img", onpointerleave: () => drawCursor(1e9),
+    onpointermove: (event) => { const box = plot.getBoundingClientRect(); drawCursor(Math.round(((event.clientX - box.left) / box.width) * (size - 1))); } }, paths);
   const peak = h("small"), legend = h("ul");
-  $.charts.append(h("figure", null, h("figcaption", null, title, peak), plot, legend));
-  return { key, title, kind, plot, paths, peak, legend, format: kind === "seconds" ? span : num, lines: [] };
+  $.charts.append(h("figure", h("figcaption", title, peak), plot, legend));
+  return { key, title, kind, plot, paths, peak, legend, format: kind === "seconds" ? span : key === "cost_usd" ? usd : num, lines: [] };
 });
-function moveTo(index) {
-  $.cursor.value = index;
-  drawCursor();
-}
-function drawCursor() {
+const timeOf = (index) => clock(Date.parse(series.from) + index * series.step_seconds * 1000);
+function drawCursor(at = $.cursor.value) {
+  $.cursor.value = at;
   const index = +$.cursor.value, last = index >= size - 1;
-  put($.cursorAt, series ? (last ? "latest, " : "") + clock(Date.parse(series.from) + index * series.step_seconds * 1000) : "");
+  put($.cursorAt, series ? (last ? "latest, " : "") + timeOf(index) : "");
   for (const { paths, legend, lines, format } of charts) {
     paths[7].setAttribute("d", last ? "" : `M${(index * W) / (size - 1)} 0V${H}`);
     lines.forEach(([, values], i) => put(legend.children[i].lastChild, format(values[index])));
@@ -525,44 +526,43 @@ function drawSeries(data) {
     put(chart.peak, max ? "max " + chart.format(max) : "");
     chart.paths.slice(0, 6).forEach((path, i) => path.setAttribute("d", lines[i] ? pathOf(lines[i][1], max || 1) : ""));
     chart.paths[6].setAttribute("d", marks.map((mark) => `M${(((Date.parse(mark.at) - from) / (Date.parse(data.to) - from || 1)) * W).toFixed(1)} 0V${H}`).join(""));
-    const legend = lines.map(([label], i) => h("li", null, svg("svg", { class: "swatch", viewBox: "0 0 16 4", "aria-hidden": "true" }, svg("path", { class: "curve s" + i, d: "M0 2H16" })), name(label, 22), h("b")));
+    const legend = lines.map(([label], i) => h("li", svg("svg", { class: "swatch", viewBox: "0 0 16 4", "aria-hidden": "true" }, svg("path", { class: "curve s" + i, d: "M0 2H16" })), name(label, 22), h("b")));
     draw(chart.legend, legend);
     chart.plot.setAttribute("aria-label", `${chart.title}: ${lines.map(([label, values]) => `${clean(label).slice(0, 40)} ${chart.format(values.at(-1))}`).join(", ") || "no data"}`);
   }
-  draw($.marks, marks.slice(-6).map((mark) => h("li", null, `${clock(mark.at)} ${mark.kind}: `, name(mark.text, 100))));
+  draw($.marks, marks.slice(-6).map((mark) => h("li", `${clock(mark.at)} ${mark.kind}: `, name(mark.text, 100))));
   drawCursor();
   drawNumbers();
 }
 function drawNumbers() {
   if (!$.numbers.open || !series) return;
   const columns = charts.flatMap((chart) => chart.lines.map(([label, values]) => [`${chart.title} ${clean(label).slice(0, 22)}`, (i) => chart.format(values[i])]));
-  const head = (text, scope) => h("th", { scope, class: "n" }, text), at = (i) => clock(Date.parse(series.from) + i * series.step_seconds * 1000);
+  const head = (text, scope) => h("th", { scope, class: "n" }, text);
   $.tNumbers.replaceChildren(h("div", { class: "scroll tall", tabindex: 0, role: "region", "aria-label": "Numbers of the charts" }, h("table", { class: "plain" }, h("caption", { class: "hide" }, "Numbers of the charts"),
-    h("thead", null, h("tr", null, head("Time", "col"), columns.map(([label]) => head(label, "col")))),
-    h("tbody", null, Array.from({ length: size }, (_, i) => size - 1 - i).map((i) => h("tr", null, head(at(i), "row"), columns.map(([, value]) => h("td", { class: "n" }, value(i)))))))));
+    h("thead", h("tr", head("Time", "col"), columns.map(([label]) => head(label, "col")))),
+    h("tbody", Array.from({ length: size }, (_, i) => size - 1 - i).map((i) => h("tr", head(timeOf(i), "row"), columns.map(([, value]) => h("td", { class: "n" }, value(i)))))))));
 }
 
 // ---- Limits
 
 const rate = (limit) => (limit == null ? "by function" : typeof limit === "string" ? limit : Object.entries(limit).map(([plan, value]) => `${plan}: ${value || "no limit"}`).join(", "));
-const drawLimits = table("limits", "Policies", ["policy"], "policy|Limit|unit|key|Mode|storage|keys#|max_keys#|evictions#", "No limit.",
+const drawLimits = table("limits", "policy", "policy|Limit|unit|key|Mode|storage|keys#|max_keys#|evictions#", "No limit.",
   { Limit: (l) => name(rate(l.limit)), Mode: (l) => (l.blocked ? badge("warning", "blocks all") : l.enforced ? "enforced" : "shadow") });
 function bar(used) {
   return svg("svg", { class: "bar", viewBox: "0 0 100 8", preserveAspectRatio: "none", role: "img", "aria-label": share(used) + " used" },
     svg("rect", { class: "track", width: 100, height: 8 }), svg("rect", { class: used >= 1 ? "full" : "part", width: Math.min(100, used * 100).toFixed(1), height: 8 }));
 }
-const drawKeys = table("keys", "Keys of limits", ["policy", "key"], "Key:label|policy|Use|used#|limit#|remaining#|resets_at|blocked_until|Actions", "No key is near its limit.", {
+const drawKeys = table("keys", "policy key", "Key:label|policy|Use|used#|limit#|remaining#|resets_at|blocked_until|Actions", "No key is near its limit.", {
   Use: (k) => (k.used == null || !k.limit ? NONE : [bar(k.used / k.limit), " " + share(k.used / k.limit)]),
-  Actions: (k) => buttons("limits", ["Reset", () => change(k, "Reset", "POST", "reset")],
-    k.blocked_until && ago(k.blocked_until) < 0 ? ["Unblock", () => change(k, "Unblock", "DELETE", "block")] : ["Block", () => change(k, "Block", "PUT", "block")]),
+  Actions: (k) => buttons("limits", ["Reset", () => changeKey(k, "Reset", "POST", "reset")],
+    k.blocked_until && ago(k.blocked_until) < 0 ? ["Unblock", () => changeKey(k, "Unblock", "DELETE", "block")] : ["Block", () => changeKey(k, "Block", "PUT", "block")]),
 });
-const drawRejections = table("rejections", "Recently limited", ["policy", "key", "route", "at"], "When:at|Key:label|policy|route|Times:count#|Actions", "No request was limited.",
-  { Actions: (r) => buttons("limits", ["Block", () => change(r, "Block", "PUT", "block")]) }, 50);
+const drawRejections = table("rejections", "policy key route at", "When:at|Key:label|policy|route|Times:count#|Actions", "No request was limited.",
+  { Actions: (r) => buttons("limits", ["Block", () => changeKey(r, "Block", "PUT", "block")]) }, 50);
 const EFFECTS = { Reset: "What this key has used is forgotten. That cannot be undone.", Block: "Every request of this key is rejected by the policy.", Unblock: "The key has its limit again." };
-function change(row, label, method, what) {
-  const reason = h("input", { maxlength: 200 }), length = options([3600, "1 hour"], [60, "1 minute"], [600, "10 minutes"], [14400, "4 hours"], [86400, "24 hours"]);
-  ask([label + " ", name(row.label), " of ", name(row.policy), "?"], [h("p", null, EFFECTS[label]), label === "Block" && field("For", length), label !== "Unblock" && field("Reason", reason)], label, () =>
-    send(method, `limits/${encodeURIComponent(row.policy)}/keys/${encodeURIComponent(row.key)}/${what}`, { Block: { seconds: +length.value, reason: reason.value }, Reset: { reason: reason.value } }[label]));
+function changeKey(row, label, method, what) {
+  ask([label + " ", name(row.label), " of ", name(row.policy), "?"], [h("p", EFFECTS[label]), label === "Block" && lengths(60), label !== "Unblock" && field("Reason", "reason")], label, ({ length, reason }) =>
+    send(method, `limits/${encode(row.policy)}/keys/${encode(row.key)}/${what}`, reason == null ? null : { seconds: length && +length, reason }));
 }
 let looked = "";
 function lookUp(event) {
@@ -576,7 +576,7 @@ async function loadKeys() {
   const keys = [];
   let local = false;
   for (const { policy } of limits.slice(0, 20)) try {
-    const { data } = await call("GET", `limits/${encodeURIComponent(policy)}/keys?limit=20&${looked ? "near=0&q=" + encodeURIComponent(looked) : "near=0.8"}`);
+    const { data } = await call("GET", `limits/${encode(policy)}/keys?limit=20&${looked ? "near=0&q=" + encode(looked) : "near=0.8"}`);
     keys.push(...data.keys.map((key) => ({ ...key, policy })));
     local = local || data.local;
   } catch (error) { if (error.status !== 404) throw error; }
@@ -585,7 +585,7 @@ async function loadKeys() {
 
 // ---- Thresholds
 
-const UNITS = { qps: "requests/s", rpm: "a minute", tpm: "tokens/min", _1m: "a minute", rpd: "requests a day", tpd: "tokens a day", window: "seconds", hold: "seconds", firing: "seconds", p95: "seconds", rate: "share", warning: "share", ratio: "share", factor: "times" };
+const UNITS = { "requests/s": "qps", "a minute": "rpm|_1m", "tokens/min": "tpm", "requests a day": "rpd", "tokens a day": "tpd", seconds: "window|hold|firing|p95", share: "rate|warning|ratio", times: "factor" };
 const fields = {};
 let current = {}, tag = null, schema = {};
 const plain = (value) => (value == null ? "off" : String(value));
@@ -593,18 +593,18 @@ const read = (input) => (input.type === "checkbox" ? input.checked : input.value
 function write(key, value) {
   const { input } = fields[key];
   if (input.type === "checkbox") input.checked = value;
-  else input.value = value == null ? "" : value;
+  else input.value = value ?? "";
 }
 function createFields(values) {
   for (const key of Object.keys(values)) {
     const rule = schema[key] || {}, off = [rule.type].flat().includes("null"), flag = typeof values[key] === "boolean";
     const range = [rule.exclusiveMinimum != null ? "above " + rule.exclusiveMinimum : rule.minimum != null ? "from " + rule.minimum : "", rule.maximum < 1e15 ? "to " + num(rule.maximum) : ""].join(" ");
-    const unit = Object.keys(UNITS).find((end) => key.endsWith(end));
-    const note = [UNITS[unit], range.trim(), "default" in rule && "default " + plain(rule.default), off && "empty: off"].filter(Boolean).join(", ");
+    const unit = Object.keys(UNITS).find((unit) => RegExp(`(${UNITS[unit]})$`).test(key));
+    const note = [unit, range.trim(), "default" in rule && "default " + plain(rule.default), off && "empty: off"].filter(Boolean).join(", ");
     const error = h("small", { class: "critical" });
     const input = h("input", { type: flag ? "checkbox" : "number", step: "any", placeholder: off && "off", disabled: !can("thresholds"), "aria-describedby": "about-" + key });
     fields[key] = { input, error };
-    $.fields.append(h("div", { class: "field" }, h("label", { title: key }, h("span", null, key.replace("master", "tenant").replaceAll("_", " ")), input), h("small", { id: "about-" + key }, note, error)));
+    $.fields.append(h("div", { class: "field" }, h("label", { title: key }, h("span", key.replace("master", "tenant").replaceAll("_", " ")), input), h("small", { id: "about-" + key }, note, error)));
   }
 }
 const changes = () => Object.fromEntries(Object.entries(fields).map(([key, { input }]) => [key, read(input)]).filter(([key, value]) => value !== current[key]));
@@ -617,9 +617,9 @@ function outcome(text, items = [], error = { errors: [] }) {
   for (const [key, entry] of Object.entries(fields)) {
     const fault = error.errors.find(({ loc }) => loc.at(-1) === key);
     put(entry.error, fault ? " " + clean(fault.msg) : "");
-    entry.input.setAttribute("aria-invalid", Boolean(fault));
+    fill(entry.input, { "aria-invalid": `${!!fault}` });
   }
-  draw($.outcome, h("p", null, text), h("ul", null, items.map((item) => h("li", null, item))));
+  draw($.outcome, h("p", text), h("ul", items.map((item) => h("li", item))));
 }
 // Show the thresholds of the gateway; edited fields keep what was typed.
 function drawThresholds(data, etag) {
@@ -654,7 +654,7 @@ $.save.onclick = async () => {
     tick(true);
   } catch (error) {
     outcome(explain(error), [], error);
-    if (error.status === 412) await send("GET", "alerts/thresholds").then(({ data, etag }) => drawThresholds(data, etag), complain);
+    if (error.status === 412) await tick(true);
   }
 };
 $.discard.onclick = () => {
@@ -663,7 +663,7 @@ $.discard.onclick = () => {
   outcome("");
 };
 window.onbeforeunload = (event) => { if (isDirty()) event.preventDefault(); };
-const drawVersions = table("versions", "Versions of the thresholds", ["version"], "version#|When:updated_at|By:updated_by|Changes|Actions", "No version was saved.", {
+const drawVersions = table("versions", "version", "version#|When:updated_at|By:updated_by|Changes|Actions", "No version was saved.", {
   Changes: (v) => name(v.changes || NONE, 300),
   Actions: (v) => buttons("thresholds", ["Put back", () => {
     for (const key of Object.keys(fields)) if (key in v.thresholds) write(key, v.thresholds[key]);
@@ -674,13 +674,13 @@ const drawVersions = table("versions", "Versions of the thresholds", ["version"]
 });
 $.levelForm.onsubmit = (event) => {
   event.preventDefault();
-  send("PUT", "settings", { log_level: $.level.value }).then(() => tick(true), complain);
+  change("PUT", "settings", { log_level: $.level.value });
 };
 
 // ---- Feeds, in the order of the requests
 
 // A feed that fills one table with the list `key` of the answer.
-const rows = (section, every, path, key, update, note = () => "") => feed(section, every, path, (data) => update(data[key], note(data)));
+const rows = (section, every, path, key, update) => feed(section, every, path, (data) => update(data[key]));
 // The same, loaded while the part `id` is open.
 const opened = (id, section, path, key, update) => {
   $[id].ontoggle = () => tick();
@@ -703,7 +703,7 @@ feed("alerts", 60, "alerts?state=resolved&limit=200", (data) => {
 feed("limits", 15, "limits", (data) => { limits = data.limits; drawLimits(limits); });
 feed("limits", 10, "limits/rejections?limit=200", (data) => { rejections = data.rejections; drawRejections(rejections); drawProblems(); });
 feed("hour", 15, () => `live/series?by=${$.by.value}&range=${$.range.value}`, drawSeries);
-rows("routes", 5, "live/routes?limit=50&sort=requests", "routes", table("routes", "Routes in the last minute", ["route"], "route|requests_per_minute#|Errors:error_share|p50_seconds|p95_seconds|limited_per_minute#", "No request."));
+rows("routes", 5, "live/routes?limit=50&sort=requests", "routes", table("routes", "route", "route|requests_per_minute#|Errors:error_share|p50_seconds|p95_seconds|limited_per_minute#", "No request."));
 feed("limits", 10, () => limits.length ? "keys " + looked : null, ({ keys, local }) => drawKeys(keys, keys.length ? (local ? "Only keys that this process has seen." : "") : looked && "No key matches."), loadKeys);
 let page = "", following = null;
 function turn(cursor) {
@@ -712,86 +712,93 @@ function turn(cursor) {
 }
 $.tenantNext.onclick = () => turn(following);
 $.tenantFirst.onclick = $.tenantQ.oninput = () => turn("");
-const drawTenants = table("tenants", "Tenants today", ["id"], "Tenant:name|id|requests#|input_tokens#|output_tokens#|Cost:cost_usd|limited#", "No tenant.");
-feed("tenants", 30, () => `live/tenants?limit=50&q=${encodeURIComponent($.tenantQ.value.trim())}${page && "&cursor=" + encodeURIComponent(page)}`, (data) => {
+const drawTenants = table("tenants", "id", "Tenant:name|id|Metered requests:requests#|input_tokens#|output_tokens#|Cost:cost_usd", "No tenant.");
+feed("tenants", 30, () => `live/tenants?limit=50&q=${encode($.tenantQ.value.trim())}${page && "&cursor=" + encode(page)}`, (data) => {
   following = data.next;
   $.tenantNext.disabled = !following;
   $.tenantFirst.disabled = !page;
   drawTenants(data.tenants);
 });
-const drawInflight = table("inflight", "Requests in flight", ["id"], "age_seconds|Since last byte:idle_seconds|State|route|provider|model|Tenant:tenant_name|credential|output_tokens#|id", "No request is in flight.",
+const drawInflight = table("inflight", "id", "age_seconds|Since last byte:idle_seconds|State|route|provider|model|Tenant:tenant_name|credential|output_tokens#|id", "No request is in flight.",
   { State: (r) => (r.stalled ? badge("warning", "stalled") : r.first_byte ? "streams" : "waits") });
-feed("inflight", 0, "live/inflight?limit=100", (data) => drawInflight(data.requests.filter((r) => shown(r.provider)).map((r) => ({ ...r, tenant_name: r.tenant_name || r.tenant, idle_seconds: r.idle_seconds ?? r.quiet_seconds })),
+feed("inflight", 0, "live/inflight?limit=100", (data) => drawInflight(data.requests.filter((r) => shown(r.provider)).map((r) => ({ ...r, tenant_name: r.tenant_name || r.tenant })),
   data.count > data.requests.length ? `The oldest ${data.requests.length} of ${num(data.count)}.` : ""));
-rows("operations", 15, "alerts/silences", "silences", table("silences", "Silences", ["id"], "Alerts with|starts_at|ends_at|By:created_by|comment|Actions", "No silence.", {
+rows("operations", 15, "alerts/silences", "silences", table("silences", "id", "Alerts with|starts_at|ends_at|By:created_by|comment|Actions", "No silence.", {
   "Alerts with": (s) => name(s.matchers.map((m) => `${m.name} ${m.is_equal ? "=" : "!"}${m.is_regex ? "~" : m.is_equal ? "" : "="} ${m.value}`).join(", "), 200),
-  Actions: (s) => buttons("ack", ["End", () => ask("End this silence?", [h("p", null, "Alerts that still fire are reported then.")], "End", () => send("DELETE", "alerts/silences/" + s.id))]),
+  Actions: (s) => buttons("ack", ["End", () => ask("End this silence?", [h("p", "Alerts that still fire are reported then.")], "End", () => send("DELETE", "alerts/silences/" + s.id))]),
 }));
 feed("thresholds", 600, "alerts/openapi.json", (data) => { schema = data.components.schemas.SomeThresholdsBody.properties.thresholds.properties; });
 feed("thresholds", 15, "alerts/thresholds", drawThresholds);
 opened("versions", "thresholds", "alerts/thresholds/history?limit=20", "versions", (versions) => drawVersions(versions.map((version, i) => {
-  const now = version.thresholds, old = (versions[i + 1] || { thresholds: now }).thresholds;
+  const now = version.thresholds, old = versions[i + 1]?.thresholds || now;
   return { ...version, changes: Object.keys(now).filter((key) => now[key] !== old[key]).map((key) => `${key}: ${plain(old[key])} → ${plain(now[key])}`).join(", ") };
 })));
-opened("done", "limits", "limits/actions", "actions", table("actions", "Resets and blocks", ["at", "what", "policy", "key"], "When:at|by|what|policy|Key:label|reason"));
-opened("dead", "operations", "alerts/deliveries/dead?limit=50", "dead_letters", table("dead", "Dead letters", ["id", "sink"], "When:at|sink|Alert:fingerprint|attempts#|error"));
+opened("done", "limits", "limits/actions", "actions", table("actions", "at what policy key", "When:at|by|what|policy|Key:label|reason"));
+opened("dead", "operations", "alerts/deliveries/dead?limit=50", "dead_letters", table("dead", "id sink", "When:at|sink|Alert:fingerprint|attempts#|error"));
 
 // ---- Controls and keys
 
-const redraw = () => feeds.forEach((entry) => entry.data && entry.section !== "thresholds" && entry.show(entry.data, entry.etag));
 $.find.oninput = $.severity.onchange = drawAlerts;
-$.only.onchange = redraw;
+$.only.onchange = () => feeds.forEach(({ data, section, show }) => data && section !== "thresholds" && show(data));
 $.state.onchange = () => { others = []; drawAlerts(); tick(); };
+$.range.oninput = () => (ranged = true);
 $.range.onchange = $.by.onchange = () => { $.cursor.value = 1e9; tick(); };
-$.cursor.oninput = drawCursor;
+$.cursor.oninput = () => drawCursor();
 $.numbers.ontoggle = drawNumbers;
 $.refresh.onclick = () => tick(true);
 $.newSilence.onclick = () => silence({});
-function pause() {
+$.pause.onclick = () => {
   stopped = !stopped;
   $.pause.setAttribute("aria-pressed", stopped);
   beat();
-}
-$.pause.onclick = pause;
-function setTheme() {
-  document.documentElement.dataset.theme = kept("localStorage", "theme", $.theme.value) || $.theme.value;
-}
-for (const id of ["theme", "every"]) {
-  $[id].value = kept("localStorage", id) || $[id].value;
-  $[id].onchange = () => { kept("localStorage", id, $[id].value); setTheme(); beat(); };
+};
+const setTheme = () => (document.documentElement.dataset.theme = $.theme.value);
+for (const control of [$.theme, $.every]) {
+  control.value = kept("localStorage", control.id) || control.value;
+  control.onchange = () => { kept("localStorage", control.id, control.value); setTheme(); beat(); };
 }
 setTheme();
-const KEYS = { "?": "this help", "/": "filter alerts", r: "pause or continue", ".": "refresh", t: "theme", "j, k": "next, previous row", Enter: "open the row", a: "acknowledge", s: "silence", "1 – 9": "section", Esc: "close" };
-function help() {
+$.help.onclick = () => {
   const keys = h("input", { type: "checkbox", checked: kept("localStorage", "keys") !== "off", onchange: () => kept("localStorage", "keys", keys.checked ? "on" : "off") });
-  ask("Help", [h("label", { class: "check" }, keys, "single keys"), h("dl", null, list(Object.entries(KEYS))), h("p", { class: "note" }, "“–” is unknown, a break in a line is a gap. You are ", name((state && state.me.name) || "not named"), `, with the rights: ${state ? state.me.can.join(", ") : NONE}.`)]);
-}
-$.help.onclick = help;
+  ask("Help", [h("label", { class: "check" }, keys, "single keys"), h("dl", list(Object.entries(KEYS).map(([key, [text]]) => [key, text]))), h("p", { class: "note" }, "“–” is unknown, a break in a line is a gap. You are ", name(state?.me.name || "not named"), `, with the rights: ${state?.me.can.join(", ") || NONE}.`)]);
+};
 function step(by) {
-  const lines = all("main tr[tabindex]").filter((row) => row.offsetParent), place = lines.indexOf(document.activeElement.closest("tr"));
-  (lines[place < 0 ? 0 : place + by] || document.activeElement).focus();
+  const lines = all("main tr[tabindex]").filter((row) => row.offsetParent), place = lines.indexOf(active().closest("tr"));
+  (lines[place < 0 ? 0 : place + by] || active()).focus();
 }
 function press(key) {
-  const row = document.activeElement.closest("tr"), target = row && row.querySelector(`[data-key="${key}"]`);
-  if (target) target.click();
+  active().closest("tr")?.querySelector(`[data-key="${key}"]`)?.click();
 }
-const COMMANDS = { "?": help, "/": () => $.find.focus(), r: pause, ".": () => tick(true), j: () => step(1), k: () => step(-1), a: () => press("a"), s: () => press("s"),
-  t: () => { $.theme.selectedIndex = ($.theme.selectedIndex + 1) % 3; $.theme.onchange(); } };
+// Keys with the text of the help and the command.
+const KEYS = {
+  "?": ["this help", () => $.help.click()],
+  "/": ["filter alerts", () => $.find.focus()],
+  r: ["pause or continue", () => $.pause.click()],
+  ".": ["refresh", () => tick(true)],
+  t: ["theme", () => { $.theme.selectedIndex = ($.theme.selectedIndex + 1) % 3; $.theme.onchange(); }],
+  j: ["next row", () => step(1)],
+  k: ["previous row", () => step(-1)],
+  Enter: ["open the row", press],
+  a: ["acknowledge", press],
+  s: ["silence", press],
+  "1 – 9": ["section"],
+  Esc: ["close"],
+};
 window.onkeydown = (event) => {
   const { key, target } = event, field = target.matches("input, select");
   if (event.ctrlKey || event.altKey || event.metaKey || all("dialog[open]").length || kept("localStorage", "keys") === "off") return;
   if (field && key === "Escape") target.blur();
-  const command = key === "Enter" ? target.matches("tr") && (() => press("Enter")) : /^[1-9]$/.test(key) ? () => all("h2", $.main)[key - 1].focus() : COMMANDS[key];
-  if (field || !command) return;
+  const command = /^[1-9]$/.test(key) ? () => all("h2", $.main)[key - 1].focus() : KEYS[key]?.[1];
+  if (field || !command || (key === "Enter" && !target.matches("tr"))) return;
   event.preventDefault();
-  command();
+  command(key);
 };
 const watch = new IntersectionObserver((entries) => entries.forEach(({ target, isIntersecting }) => visible[isIntersecting ? "add" : "delete"](target.id)));
 all("main > section").forEach((section, i) => {
-  const heading = fill(section.querySelector("h2"), { id: section.id + "-title", tabindex: -1 }, []);
+  const heading = fill(section.querySelector("h2"), { id: section.id + "-title", tabindex: -1 });
   section.setAttribute("aria-labelledby", heading.id);
   heading.after(h("p", { class: "banner", id: "note-" + section.id }));
-  $.nav.append(h("a", { href: "#" + section.id }, h("kbd", null, i + 1), heading.textContent));
+  $.nav.append(h("a", { href: "#" + section.id }, h("kbd", i + 1), heading.textContent));
   watch.observe(section);
 });
 document.onvisibilitychange = beat;
