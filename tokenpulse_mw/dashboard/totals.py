@@ -38,8 +38,8 @@ class Family(Protocol):
 Series = tuple[Family, Mapping[tuple[Any, ...], Any]]
 
 _DURATION = "tokenpulse_http_request_duration_seconds"
-# Of a provider, failures are errors unless they are the fault of the client or of a limit. A rejected
-# credential is one, though its status is 401.
+# Of a provider, failures are errors unless they are the fault of the client or of a limit. A
+# rejected credential is one, though its status is 401.
 _OF_ERRORS = ("gateway", "provider", "network")
 _TOKENS = {"input": "input_tokens", "output": "output_tokens"}
 
