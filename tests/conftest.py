@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from tokenpulse_mw import HttpMetrics
 from tokenpulse_mw.health import Checks, HealthRouter
+from tokenpulse_mw.logs.levels import NOISY_LOGGERS
 
 from .support.clock import FakeClock
 from .support.defaults import set_default
@@ -80,7 +81,8 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
     """Restore the configuration of logging after each test, so that their order has no effect."""
-    loggers = (logging.getLogger(), logging.getLogger("tokenpulse_mw"))
+    names = (None, "tokenpulse_mw", *NOISY_LOGGERS)
+    loggers = [logging.getLogger(name) for name in names]
     before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
     yield
     for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):

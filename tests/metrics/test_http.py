@@ -38,6 +38,11 @@ def value(metrics: HttpMetrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(name, labels)
 
 
+def test_metrics_in_memory_are_those_of_one_worker(metrics: HttpMetrics) -> None:
+    """Without a folder, no other process counts in them."""
+    assert metrics.workers() == 1
+
+
 def test_requests_and_durations_have_exact_names_and_labels(metrics: HttpMetrics) -> None:
     """Name, help, label order and the first buckets are a fixed interface."""
     metrics.on_open()

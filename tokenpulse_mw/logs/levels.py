@@ -16,7 +16,7 @@ LIBRARY = "tokenpulse_mw"  # logger of this library
 LAST_RESORT_LEVEL = logging.INFO - 1  # not a standard level, so that it is recognized later
 
 # At DEBUG they log each step of a database or connection, with its parameters.
-_NOISY_LOGGERS = ("aiosqlite", "httpcore", "httpcore2", "httpx", "httpx2")
+NOISY_LOGGERS = ("aiosqlite", "httpcore", "httpcore2", "httpx", "httpx2")
 _QUIET_LEVEL = logging.DEBUG + 1  # not a standard level either
 
 
@@ -71,7 +71,7 @@ def set_log_level(level: str) -> None:
     library = logging.getLogger(LIBRARY)
     if library.level == LAST_RESORT_LEVEL:
         library.setLevel(logging.NOTSET)
-    for name in _NOISY_LOGGERS:
+    for name in NOISY_LOGGERS:
         logger = logging.getLogger(name)
         if logger.level in (logging.NOTSET, _QUIET_LEVEL):
             logger.setLevel(_QUIET_LEVEL if number < _QUIET_LEVEL else logging.NOTSET)

@@ -53,6 +53,7 @@ _MAX_WEIGHT = 2**63 - 1
 
 _Subject = TypeVar("_Subject", bound=Hashable)
 _Count = Annotated[int, msgspec.Meta(ge=0, le=FIRST)]
+_Weight = Annotated[int, msgspec.Meta(ge=0, le=_MAX_WEIGHT)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
@@ -230,7 +231,7 @@ class Columns(msgspec.Struct, Generic[_Subject], array_like=True):
 
     subjects: list[_Subject]
     counts: list[_Count]
-    weights: list[Natural]
+    weights: list[_Weight]
 
     @classmethod
     def of(cls, packed: Mapping[_Subject, int]) -> Columns[_Subject]:
