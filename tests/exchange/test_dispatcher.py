@@ -38,7 +38,8 @@ async def deciding(scope: Scope, receive: Receive, send: Send) -> None:
     """Report two decisions as a rate limit does, and respond."""
     recorder = recorder_of(scope)
     assert recorder is not None
-    recorder.dispatcher.on_limit([("minute", "allowed"), ("day", "shadow")])
+    recorder.dispatcher.on_limit("minute", "allowed")
+    recorder.dispatcher.on_limit("day", "shadow")
     await answering(CHAT)(scope, receive, send)
 
 

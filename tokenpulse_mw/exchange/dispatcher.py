@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from inspect import getattr_static
 from types import FunctionType, MethodType
@@ -98,22 +98,13 @@ class Dispatcher:
             if (deliver := _bound_call(observer)) is not None
         ]
 
-    def on_open(self) -> None:
-        """Notify observers of the start of an exchange."""
-        for hook in self.open_hooks:
+    def on_limit(self, policy: str, decision: str) -> None:
+        """Notify observers of a decision of the rate limit `policy`."""
+        for hook in self.limit_hooks:
             try:
-                hook()
+                hook(policy, decision)
             except Exception as error:  # noqa: BLE001 - isolates the observer
                 self.report(component_name(hook), error)
-
-    def on_limit(self, decisions: Iterable[tuple[str, str]]) -> None:
-        """Notify observers of the decisions of rate limits, each with the name of its policy."""
-        for hook in self.limit_hooks:
-            for policy, decision in decisions:
-                try:
-                    hook(policy, decision)
-                except Exception as error:  # noqa: BLE001 - isolates the observer
-                    self.report(component_name(hook), error)
 
     def read_routes(self) -> None:
         """Read the routes of the application, so that the first request need not."""
@@ -185,7 +176,7 @@ class Dispatcher:
                 exchange.provider = self._label_of_path(scope["path"][:MAX_PATH_CHARS])
             else:
                 self._add_usage(exchange, scope, meter)
-            if exchange.model is None and (exchange.usage_source or exchange.status >= 500):
+            if (exchange.status >= 500 or exchange.usage_source) and exchange.model is None:
                 self._add_requested_model(exchange, scope, recorder)
             if self._fallback is not None and exchange.provider == UNKNOWN:
                 exchange.provider = self._fallback(exchange)

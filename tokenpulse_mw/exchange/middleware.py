@@ -13,7 +13,7 @@ from ..usage import Prices
 from .annotate import PENDING_KEY
 from .dispatcher import Dispatcher
 from .in_progress import RequestsInProgress
-from .observers import HOOKS, Observer, ObserverLike
+from .observers import HOOKS, Observer, ObserverLike, component_name
 from .provider import ProviderResolver, Providers
 from .recorder import SCOPE_KEY, HttpRecorder, MeteredRecorder, Recorder
 from .route import RouteTemplates
@@ -112,12 +112,17 @@ class ExchangeMiddleware:
         is_websocket = make_recorder is WebSocketRecorder
         if not is_websocket and scope.get("method") == "POST":
             make_recorder = MeteredRecorder
-        recorder = scope[SCOPE_KEY] = make_recorder(self._dispatcher, scope, receive, send)
+        dispatcher = self._dispatcher
+        recorder = scope[SCOPE_KEY] = make_recorder(dispatcher, scope, receive, send)
         if PENDING_KEY in scope:
             scope[PENDING_KEY].transfer_to(recorder)
-        for in_progress in self._dispatcher.in_progress:
+        for in_progress in dispatcher.in_progress:
             in_progress.open[recorder] = None
-        self._dispatcher.on_open()
+        for hook in dispatcher.open_hooks:
+            try:
+                hook()
+            except Exception as error:  # noqa: BLE001 - isolates the observer
+                dispatcher.report(component_name(hook), error)
         try:
             try:
                 await self.app(scope, recorder.receive, recorder.send)

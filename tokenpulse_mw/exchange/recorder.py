@@ -137,7 +137,7 @@ class Recorder:
     @property
     def messages(self) -> int:
         """Number of messages of the request and the response so far."""
-        return self._messages
+        return self._messages + bool(self.status)
 
     @property
     def phase(self) -> Phase:
@@ -296,13 +296,12 @@ class HttpRecorder(Recorder):
         Its contents are read first, because outer layers may change the message in place.
         """
         kind = message["type"]
-        status = body = None
-        more = message.get("more_body")
+        status = body = more = None
         if kind == "http.response.start":
             status = message.get("status")
             message = self._read_start(message)
         else:
-            body = message.get("body")
+            body, more = message.get("body"), message.get("more_body")
         try:
             await self._send(message)
         except OSError:  # an ASGI 2.4 server reports a disconnect so
@@ -311,11 +310,10 @@ class HttpRecorder(Recorder):
         if self.finished:
             return
         try:
-            if kind == "http.response.body":
-                self._body(body, more)
-            elif status is not None:  # a server sends nothing to a client that has left
-                self._messages += 1
+            if status is not None:  # a server sends nothing to a client that has left
                 self.status = CLIENT_CLOSED_REQUEST if self.client_left else status
+            elif kind == "http.response.body":
+                self._body(body, more)
             elif kind in FILE_MESSAGES:
                 self._file(more)
         except Exception as error:  # noqa: BLE001 - isolates the request
@@ -396,7 +394,7 @@ class MeteredRecorder(HttpRecorder):
     @property
     def messages(self) -> int:
         """Number of messages of the request and the response so far."""
-        return self._messages + len(self._pending or ())
+        return self._messages + bool(self.status) + len(self._pending or ())
 
     async def receive(self) -> Message:
         """Return the next message of the server; record a disconnect, and keep the body."""

@@ -87,17 +87,17 @@ def _draft_11(policies: Sequence[Policy]) -> Dialect:
             described = all_described
         else:
             described = b",".join([describe(decision) for decision in decisions])
-        states = []
+        states = b""
         for decision in decisions:
             with_seconds, without = items[decision.policy]
             seconds = decision.more_after
             seconds = _whole_seconds(decision.reset_after if seconds is None else seconds)
             if seconds:
-                states.append(with_seconds % (decision.remaining, seconds))
+                state = with_seconds % (decision.remaining, seconds)
             else:  # it is unknown when a slot is free
-                states.append(without % decision.remaining)
-        state = states[0] if len(states) == 1 else b",".join(states)
-        return [(b"ratelimit-policy", described), (b"ratelimit", state)]
+                state = without % decision.remaining
+            states = states + b"," + state if states else state
+        return [(b"ratelimit-policy", described), (b"ratelimit", states)]
 
     return Dialect(write)
 

@@ -126,7 +126,7 @@ class RateLimitMiddleware:
             self._is_exempt is not None and self._is_exempt(scope)
         ):
             return self.app(scope, receive, send)
-        if kind == "http" and self._exchange is not None and not self._exchange.join(scope):
+        if self._exchange is not None and kind == "http" and not self._exchange.join(scope):
             return self._exchange(scope, receive, send)  # it calls this middleware again
         if self._misuse.left:
             self._misuse.inspect(scope)

@@ -95,9 +95,10 @@ class PolicySet:
     def _evaluate_one(self) -> Evaluate:
         """Return a faster `evaluate` for a single plain policy."""
         [(policy, key_of)] = self._keys
-        when, hit, cost = policy.when, policy.local.hit, policy.price
-        is_named, is_enforced = policy.name != DEFAULT_NAME, policy.name in self._enforced
+        name, when, hit, cost = policy.name, policy.when, policy.local.hit, policy.price
+        is_named, is_enforced = name != DEFAULT_NAME, name in self._enforced
         rejected = "limited" if is_enforced else "shadow"
+        on_decision = self._on_decision
 
         def evaluate(scope: Scope, recorder: Recorder | None) -> Evaluation:
             if policy.is_special:  # suspended, or keys are blocked
@@ -112,15 +113,15 @@ class PolicySet:
                 return _NOT_LIMITED
             if is_named:
                 decision = policy.named(decision)
+            allowed = decision.allowed
             if recorder is not None:
-                allowed = "allowed" if decision.allowed else rejected
-                outcome = "error" if decision.degraded else allowed
-                recorder.dispatcher.on_limit([(policy.name, outcome)])
-            if self._on_decision is not None:
+                outcome = "allowed" if allowed else rejected
+                recorder.dispatcher.on_limit(name, "error" if decision.degraded else outcome)
+            if on_decision is not None:
                 self._notify(scope, decision)
             if not is_enforced:
                 return _NOT_LIMITED
-            if decision.allowed:
+            if allowed:
                 return (decision,), None, None
             if self._rejections is not None:
                 self._rejections.add(policy, key, recorder)
@@ -319,9 +320,8 @@ class PolicySet:
         self, scope: Scope, recorder: Recorder | None, results: list[ChargeResult]
     ) -> Evaluation:
         if recorder is not None:
-            recorder.dispatcher.on_limit(
-                [(decision.policy, self._outcome(decision)) for _, decision, _ in results]
-            )
+            for _, decision, _ in results:
+                recorder.dispatcher.on_limit(decision.policy, self._outcome(decision))
         if self._on_decision is not None:
             for _, decision, _ in results:
                 self._notify(scope, decision)
@@ -353,7 +353,7 @@ class PolicySet:
         """Report that a policy failed; the request is not limited by it."""
         recorder = recorder_of(scope)
         if recorder is not None:
-            recorder.dispatcher.on_limit([(policy.name, "error")])
+            recorder.dispatcher.on_limit(policy.name, "error")
         self._report(scope, policy, error)
 
     def _report(self, scope: Scope, policy: Policy, error: Exception) -> None:
