@@ -46,7 +46,8 @@ def test_dialogs_are_accessible(chromium: Browser, gateway: Gateway, theme: Them
     """Each dialog meets WCAG 2.2 AA."""
     gateway.show(incident)
     with open_page(chromium, gateway.url, color_scheme=theme) as live:
-        assert live.violations() == []  # the login form
+        expect(live.page.locator("#login")).to_be_visible()
+        assert live.violations() == []
         live.log_in(TOKEN)
         row = live.row("Credential is failing")
         buttons = [

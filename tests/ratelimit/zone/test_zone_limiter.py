@@ -9,7 +9,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -404,6 +404,19 @@ def test_owed_keys_are_bounded(
     stopped, other = (limiter_of(path, clock, max_keys=4) for _ in range(2))
     with locked(stopped, "a"):  # the only set
         assert [other.hit(key).allowed for key in "aba"] == [True, False, True]
+
+
+def test_lock_that_is_released_in_time_is_waited_for(
+    path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A short wait for another worker degrades no decision."""
+    busy, waiting = limiter_of(path, clock), limiter_of(path, clock)
+    with ExitStack() as lock:
+        lock.enter_context(locked(busy, "a"))
+        monkeypatch.setattr(locks, "_PATIENCE", 60.0)
+        monkeypatch.setattr(os, "sched_yield", lock.close)  # the other worker runs meanwhile
+
+        assert waiting.hit("a") == Decision(True, 5, 4, 60.0, 0.0)
 
 
 def test_sets_that_are_not_waited_for_are_bounded(
