@@ -183,16 +183,18 @@ def test_threshold_is_changed_after_a_dry_run(chromium: Browser, gateway: RealGa
         expect(field).to_have_value("5")
         field.fill("6")
         page.get_by_role("button", name="Dry run").click()
-        expect(page.locator("#outcome")).to_contain_text("1 alerts would fire; 2 fire now")
-        expect(page.locator("#outcome li")).to_contain_text("claude-prod")
-        field.fill("7")
+        outcome = page.locator("#outcome")
+        expect(outcome).to_contain_text("0 alerts would newly fire, 1 would keep firing, 0 would")
+        expect(outcome).to_contain_text("1 would be resolved with the current values too")
+        expect(outcome.locator("li").first).to_contain_text("claude-prod")
+        field.fill("")
         page.get_by_role("button", name="Dry run").click()
-        expect(page.locator("#outcome")).to_contain_text("0 alerts would fire")
+        expect(outcome).to_contain_text("0 would keep firing, 1 would be resolved")
         page.get_by_role("button", name="Save").click()
         expect(page.locator("#outcome")).to_contain_text("Saved as version 1")
         settle(page)
 
-        assert gateway.engine.thresholds.credential_rejections == 7
+        assert gateway.engine.thresholds.credential_rejections is None
         page.locator("#versions summary").click()
         expect(page.locator("#t-versions tbody tr")).to_have_count(1)
 
@@ -277,6 +279,16 @@ def test_wrong_tokens_are_limited_and_an_operator_is_not(
         live.log_in(TOKEN)
         settle(live.page)
         expect(live.page.locator("main")).to_be_visible()
+
+
+def test_details_of_an_alert_link_to_the_runbook(chromium: Browser) -> None:
+    """With a runbook, the details of an alert link to the section of its type."""
+    with RealGateway(settings={"alert_runbook_url": "https://wiki.example/page"}) as gateway:
+        cause_incident(gateway)
+        with open_page(chromium, gateway.url, TOKEN) as live:
+            rows(live, "alerts", "Provider API key rejected").locator("button.link").click()
+            link = live.page.get_by_role("link", name="Runbook")
+            expect(link).to_have_attribute("href", "https://wiki.example/page#credential_rejected")
 
 
 def test_person_without_rights_only_reads(chromium: Browser) -> None:
@@ -391,8 +403,10 @@ def test_page_has_no_violation_of_accessibility(
         for summary in live.page.locator("main summary").all():
             summary.click()
         settle(live.page)
-        live.page.evaluate("scrollTo(0, 0)")  # so that the header covers nothing
         assert live.violations() == []
+        for element in ("summary", "th button", "td button"):
+            live.hide_partly(live.page.locator(f"main {element}:visible").first)
+            assert live.violations() == []
 
 
 def test_restarted_process_keeps_what_was_typed(chromium: Browser, tmp_path: Path) -> None:
