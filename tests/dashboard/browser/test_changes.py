@@ -248,11 +248,11 @@ def test_dry_run_compares_with_the_firing_alerts(chromium: Browser, gateway: Gat
             )
         )
         assert lists == {
-            "Would newly fire": "▲ warning Slow p95 6 s (after 5 min)",
-            "Would keep firing": f"■ critical {failing.title} {failing.message}",
-            "Would be resolved": f"▲ warning {errors.title} {errors.message}",
+            "Would newly fire": "▲ warning Slow \u2013 p95 6 s (after 5 min)",
+            "Would keep firing": f"■ critical {failing.title} \u2013 {failing.message}",
+            "Would be resolved": f"▲ warning {errors.title} \u2013 {errors.message}",
             "Would be resolved with the current values too": (
-                f"▲ warning {limited.title} {limited.message}"
+                f"▲ warning {limited.title} \u2013 {limited.message}"
             ),
         }
 

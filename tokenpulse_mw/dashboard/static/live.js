@@ -15,7 +15,9 @@ function fill(node, ...parts) {
       else if (value != null && value !== false) node.setAttribute(key, value === true ? "" : value);
   return node;
 }
-const h = (tag, ...parts) => fill(document.createElement(tag), ...parts);
+// Tables have explicit roles, because rows that are shown as cards lose theirs.
+const ROLES = { table: "table", thead: "rowgroup", tbody: "rowgroup", tr: "row", td: "cell" };
+const h = (tag, ...parts) => fill(document.createElement(tag), { role: ROLES[tag] }, ...parts);
 const svg = (tag, ...parts) => fill(document.createElementNS("http://www.w3.org/2000/svg", tag), ...parts);
 const put = (node, text) => node.textContent === text || (node.textContent = text);
 
@@ -60,7 +62,7 @@ function when(at) {
   return h("time", { datetime: at, title: new Date(at).toLocaleString("en-GB") }, ago(at) < 0 ? "in " + text : text + " ago");
 }
 const KINDS = ["critical", "warning", "info"];
-const SHAPES = { critical: "■ ", error: "■ ", warning: "▲ ", warn: "▲ ", info: "● ", ok: "✓ " };
+const SHAPES = { critical: "■ ", warning: "▲ ", info: "● ", ok: "✓ " };
 const shape = (kind) => h("span", { "aria-hidden": "true" }, SHAPES[kind]);
 const plural = (count, noun) => `${num(count)} ${noun}${count === 1 ? "" : "s"}`;
 const badge = (kind, label = kind) => h("span", { class: "pill " + kind }, shape(kind), label);
@@ -215,10 +217,13 @@ function beat() {
 const FORMATS = [[/#$/, num], [/_share$/, share], [/_seconds$/, span], [/_usd$/, usd], [/(at|since|until)$/, when]];
 const look = (row, path) => path.split(".").reduce((value, key) => value?.[key], row);
 
+// Return a table that scrolls on its own if it is wider than its card.
+const frame = (caption, kind, ...parts) => h("div", { class: "scroll " + kind, tabindex: 0, role: "region", "aria-label": "Table: " + caption },
+  h("table", h("caption", { class: "hide" }, caption), parts));
 // Return a function that draws rows in place. `columns` has paths by "|", as "heading:path" if the heading is
 // not in the path, or only headings, whose functions of a row are in `cells`. `id` lists the paths of the key.
 function table(host, id, columns, empty = "None.", cells = {}, most = 100) {
-  const rows = new Map(), body = h("tbody", { role: "rowgroup" });
+  const rows = new Map(), body = h("tbody");
   const specs = columns.split("|").map((column) => {
     const [, head, end] = /(?:(.*):)?(.*)/.exec(column), cell = cells[end], path = cell ? null : end.replace("#", "");
     const format = !cell && FORMATS.find(([pattern]) => pattern.test(end))?.[1];
@@ -229,8 +234,7 @@ function table(host, id, columns, empty = "None.", cells = {}, most = 100) {
   const heads = specs.map((spec) => h("th", { scope: "col", role: "columnheader", class: spec.number }, spec.path ? h("button", { onclick: () => sort(spec) }, spec.title) : spec.title));
   const place = $["t-" + host], note = h("p", { class: "note" });
   const caption = all("h2, h3, summary", place.closest("section")).findLast((heading) => heading.compareDocumentPosition(place) & 4).textContent;
-  const view = h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table: " + caption, hidden: true },
-    h("table", { role: "table" }, h("caption", { class: "hide" }, caption), h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, heads)), body));
+  const view = fill(frame(caption, "cards", h("thead", h("tr", heads)), body), { hidden: true });
   place.append(view, note);
 
   function sort(spec) {
@@ -262,7 +266,10 @@ function table(host, id, columns, empty = "None.", cells = {}, most = 100) {
       if (seen.has(key)) continue;
       seen.add(key);
       let row = rows.get(key);
-      if (!row) rows.set(key, row = Object.assign(h("tr", { role: "row", tabindex: -1 }, specs.map((spec) => h("td", { role: "cell", class: spec.number, "data-label": spec.title }))), { values: [], item: {} }));
+      if (!row) {
+        const cells = specs.map((spec) => h("td", { class: spec.number, "data-label": spec.title }));
+        rows.set(key, row = Object.assign(h("tr", { tabindex: -1 }, cells), { values: [], item: {} }));
+      }
       paint(row, Object.assign(row.item, item)); // handlers of kept cells see the new values
       if (row === next) next = next.nextSibling;
       else if (!still || !row.isConnected) body.insertBefore(row, still ? null : next);
@@ -291,6 +298,7 @@ function ask(title, children, label, action) {
   put($.dialogError, "");
   put($.dialogOk, label || "");
   $.dialogOk.hidden = !label;
+  put($.dialogNo, label ? "Cancel" : "Close");
   run = action;
   $.dialog.showModal();
 }
@@ -375,8 +383,8 @@ function drawProblems() {
   const { firing, engine } = state, counts = KINDS.filter((kind) => firing[kind]);
   const total = counts.reduce((sum, kind) => sum + firing[kind], 0);
   const found = problems(state), more = found.length - 6, levels = ["ok", "warn", "error"];
-  const level = levels[Math.max(levels.indexOf(state.status), found.length && (found[0][0] === "critical" ? 2 : 1))];
-  draw($.status, badge(level, "status " + level));
+  const worst = Math.max(levels.indexOf(state.status), found.length && (found[0][0] === "critical" ? 2 : 1)), level = levels[worst];
+  draw($.status, badge(["ok", "warning", "critical"][worst], "status " + level));
   draw($.firing, counts.length ? counts.map((kind) => badge(kind, `${num(firing[kind])} ${kind}`)) :
     !engine.alerts ? "alerts are off" : isLate() ? "alerts are not evaluated" : "no alert fires");
   draw($.problems, found.length ? h("li", plural(found.length, "problem") + ":") :
@@ -588,9 +596,9 @@ function drawNumbers() {
   if (!$.numbers.open || !series) return;
   const columns = charts.flatMap((chart) => chart.lines.map(([label, values]) => [`${chart.title} ${clean(label).slice(0, 22)}`, (i) => chart.format(values[i])]));
   const head = (text, scope) => h("th", { scope, class: "n" }, text);
-  $.tNumbers.replaceChildren(h("div", { class: "scroll tall", tabindex: 0, role: "region", "aria-label": "Numbers of the charts" }, h("table", { class: "plain" }, h("caption", { class: "hide" }, "Numbers of the charts"),
-    h("thead", h("tr", head("Time", "col"), columns.map(([label]) => head(label, "col")))),
-    h("tbody", Array.from({ length: size }, (_, i) => size - 1 - i).map((i) => h("tr", head(timeOf(i), "row"), columns.map(([, value]) => h("td", { class: "n" }, value(i)))))))));
+  const line = (i) => h("tr", head(timeOf(i), "row"), columns.map(([, value]) => h("td", { class: "n" }, value(i))));
+  $.tNumbers.replaceChildren(frame("Numbers of the charts", "tall", h("thead", h("tr", ["Time", ...columns.map(([label]) => label)].map((label) => head(label, "col")))),
+    h("tbody", Array.from({ length: size }, (_, i) => line(size - 1 - i)))));
 }
 
 // ---- Limits
@@ -701,7 +709,7 @@ $.form.onsubmit = async (event) => {
     const [kept, gone] = split(now, (alert) => has(findings, alert) || failed(alert));
     const [resolved, ending] = split(gone, (alert) => has(unchanged, alert));
     const item = ({ severity, title, message, hold_for: hold }) =>
-      [badge(severity), " ", name(title, 100), " ", name(message, 160), hold ? ` (after ${span(hold)})` : ""];
+      [badge(severity), " ", name(title, 100), " – ", name(message, 160), hold ? ` (after ${span(hold)})` : ""];
     outcome([
       `With these values, ${plural(fresh.length, "alert")} would newly fire, ${num(kept.length)} would keep firing, `,
       `${num(resolved.length)} would be resolved.`,
