@@ -12,7 +12,7 @@ import tokenpulse_mw
 
 STATIC = Path(tokenpulse_mw.__file__).parent / "dashboard" / "static"
 HTML, CSS, SCRIPT = ((STATIC / name).read_text() for name in ("index.html", "live.css", "live.js"))
-MAX_BYTES = 72_100
+MAX_BYTES = 71_900
 MAX_COMPRESSED_BYTES = 25_200
 
 

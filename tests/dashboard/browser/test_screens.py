@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
-from itertools import pairwise
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
@@ -150,25 +151,27 @@ def test_charts_have_times(chromium: Browser, gateway: Gateway, width: int) -> N
 
 
 def test_requests_are_stacked(chromium: Browser, gateway: Gateway) -> None:
-    """Each area begins where the one below ends, breaks at a gap, and the legend is not summed."""
+    """Each area ends at the sum of the rates below, breaks at a gap; the legend has the rates."""
     gateway.show(busy)
     with open_page(chromium, gateway.url, TOKEN) as live:
         chart = live.page.locator("#charts figure").first
-        paths = [
+        areas = [
             chart.locator(f"path.area.s{number}").get_attribute("d") or "" for number in range(4)
         ]
-        assert [path.count("Z") for path in paths] == [2, 2, 2, 0]
-        for below, above in pairwise(paths[:3]):
-            for lower, upper in zip(below.split("Z")[:2], above.split("Z")[:2], strict=True):
-                points = lower.removeprefix("M").split("L")
-                top = points[: len(points) // 2]
-                assert upper.removeprefix("M").split("L")[len(top) :] == top[::-1]
-        values = chart.locator("li b").all_inner_texts()
         requests = gateway.scene.series("provider", 3600)["series"]["requests"]
-        assert [float(value) for value in values] == pytest.approx(
-            [row[-1] / 15 for row in requests], abs=0.01
-        )
-        expect(chart.locator("small")).to_contain_text("stacked, max")
+        known = [[value for value in row if value is not None] for row in requests]
+        sums = [list(accumulate(values)) for values in zip(*known, strict=True)]
+        highest = max(values[-1] for values in sums)
+
+        assert [area.count("Z") for area in areas] == [2, 2, 2, 0]
+        for rank, area in enumerate(areas[:3]):
+            tops = [float(top) for top in re.findall(r"[ML][\d.]+ ([\d.]+)", area)]
+            assert tops == pytest.approx(
+                [80 - values[rank] / highest * 76 for values in sums], abs=0.06
+            )
+        rates = [float(rate) for rate in chart.locator("li b").all_inner_texts()]
+        assert rates == pytest.approx([row[-1] / 15 for row in requests], abs=0.01)
+        expect(chart.locator("small")).to_have_text(f"stacked, max {highest / 15:.2f}")
 
 
 def test_status_is_the_worst_of_alerts_and_problems(chromium: Browser, gateway: Gateway) -> None:

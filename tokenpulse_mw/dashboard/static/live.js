@@ -324,7 +324,7 @@ const seen = new Map(); // processes that answered in the last minute
 const can = (right) => state?.me.can.includes(right);
 const shown = (provider) => !$.only.value || provider === $.only.value;
 const gravity = ({ rejected }) => (rejected === true || rejected >= 3 ? "critical" : "warning");
-const gravityOf = (check) => (check.status === "fail" ? "critical" : "warning");
+const kindOf = (check) => (check.status === "fail" ? "critical" : "warning");
 const broken = (credential) => (credential.rejected ? "rejected" : credential.consecutive_failures >= 3 ? "failing" : "");
 
 const TOKENS = "Tokens/min in:tokens_per_minute.input#|Tokens/min out:tokens_per_minute.output#";
@@ -340,7 +340,7 @@ const drawModels = table("models", "provider name", "Model:name|provider|request
 const drawSinks = table("sinks", "name", "Sink:name|waiting#|Dead letters:dead#|Last delivery:last_ok_at|Actions", "No sink: alerts are only shown here.",
   { Actions: ({ name: sink }) => buttons("thresholds", ["Test", () => ask(["Send a test alert to ", name(sink), "?"], [], "Send", () => send("POST", "alerts/test", { sink }))]) });
 const drawChecks = table("checks", "name", "Check:name|Status|output", "No check.",
-  { Status: (c) => (c.status === "pass" ? "pass" : badge(gravityOf(c), name(c.status))) });
+  { Status: (c) => (c.status === "pass" ? "pass" : badge(kindOf(c), name(c.status))) });
 const drawMembers = table("members", "name", "Process:name|host|pid|Role|seen_at", "Only this process.", { Role: (m) => (m.leader ? "leader" : NONE) });
 
 // Return [kind, section, text, subject] of what is wrong, worst first.
@@ -367,7 +367,7 @@ function problems({ engine, providers, checks, in_flight, sinks }) {
     if (part >= 0.5 && total(recent) >= 20) add("warning", "limits", `${/tenant/.test(kind) ? "tenant" : kind} ${top.label} – ${share(part)} of limited requests`);
   }
   for (const a of alerts) if (a.severity === "critical" && !a.silenced_by && !found.some((problem) => problem[3] === a.subject.id)) add("critical", "alerts", a.title);
-  for (const c of checks) if (c.status !== "pass") add(gravityOf(c), "operations", `check ${c.name} – ${c.status}`);
+  for (const c of checks) if (c.status !== "pass") add(kindOf(c), "operations", `check ${c.name} – ${c.status}`);
   if (in_flight.stalled) add("warning", "inflight", `${num(in_flight.stalled)} ${in_flight.stalled > 1 ? "requests in flight have" : "request in flight has"} stalled`);
   for (const s of sinks) if (s.dead) add("warning", "operations", `${s.name} – ${num(s.dead)} notifications not delivered`);
   return found.sort((a, b) => (b[0] === "critical") - (a[0] === "critical"));
@@ -388,7 +388,7 @@ function drawProblems() {
   draw($.firing, counts.length ? counts.map((kind) => badge(kind, `${num(firing[kind])} ${kind}`)) :
     !engine.alerts ? "alerts are off" : isLate() ? "alerts are not evaluated" : "no alert fires");
   draw($.problems, found.length ? h("li", plural(found.length, "problem") + ":") :
-    h("li", level === "ok" ? badge("ok", "No problem found") : `No problem besides ${total ? plural(total, "alert") : "the status"}`),
+    h("li", level === "ok" ? badge("ok", "No problem found") : `No problem besides ${plural(total, "alert")}`),
     found.slice(0, 6).map(([kind, section, text]) => h("li", h("a", { href: "#" + section, class: kind }, shape(kind), name(text, 120)))),
     more > 0 ? h("li", `and ${more} more`) : null);
   const title = clean(state.service).slice(0, 60), old = document.body.matches(".stale");
@@ -522,33 +522,26 @@ function linesOf(data, key, kind) {
   return lines;
 }
 const across = (index) => ((index * W) / (size - 1 || 1)).toFixed(1);
-// Return the path of a line that breaks at each gap; with `base`, that of the area between both.
-function pathOf(values, max, base) {
-  const point = (list) => (i) => `${across(i)} ${(H - (list[i] / max) * (H - 4)).toFixed(1)}`;
+// Return the path of a line that breaks at each gap, or of the area below it.
+function pathOf(values, max, isArea) {
   let path = "", run = [];
   values.forEach((value, i) => {
-    if (value != null) run.push(i);
+    if (value != null) run.push(`${across(i)} ${(H - (value / max) * (H - 4)).toFixed(1)}`);
     if (!run.length || (value != null && i < size - 1)) return;
-    path += "M" + run.map(point(values)).join("L") + (base ? "L" + run.reverse().map(point(base)).join("L") + "Z" : "h.1");
+    path += "M" + run.join("L") + (isArea ? `V${H}H${run[0].split(" ")[0]}Z` : "h.1");
     run = [];
   });
   return path;
 }
-// Return [values, base] of each line; a stacked one begins at the sum of those before it.
-function stack(lines, stacked) {
-  let base = Array(size).fill(0);
-  return lines.map(([, values]) => {
-    if (!stacked) return [values];
-    const below = base, above = values.map((value, i) => (value == null ? null : value + below[i]));
-    base = above.map((value, i) => value ?? below[i]);
-    return [above, below];
-  });
+// Return for each line the sums of its values and those of the lines before it.
+function stack(lines) {
+  const sums = Array(size).fill(0);
+  return lines.map(([, values]) => values.map((value, i) => (value == null ? null : (sums[i] += value))));
 }
 const charts = CHARTS.map(([key, title, kind]) => {
-  const stacked = key === "requests";
-  const [areas, curves, [mark, at]] = [stacked ? 6 : 0, 6, 2].map((count, set) =>
-    Array.from({ length: count }, (_, i) => svg("path", { class: [`area s${i}`, `curve s${i}`, ["mark", "at"][i]][set] })));
-  const plot = svg("svg", { class: "plot", viewBox: `0 0 ${W} ${H}`, preserveAspectRatio: "none", role: "img" }, areas, curves, mark, at);
+  const paths = (kind) => Array.from({ length: 6 }, (_, i) => svg("path", { class: `${kind} s${i}` }));
+  const areas = key === "requests" ? paths("area") : [], curves = paths("curve"), mark = svg("path", { class: "mark" }), at = svg("path", { class: "at" });
+  const plot = svg("svg", { class: "plot", viewBox: `0 0 ${W} ${H}`, preserveAspectRatio: "none", role: "img" }, [...areas].reverse(), curves, mark, at);
   plot.onpointerleave = () => drawCursor(1e9);
   plot.onpointermove = ({ clientX }) => {
     const { left, width } = plot.getBoundingClientRect();
@@ -557,7 +550,7 @@ const charts = CHARTS.map(([key, title, kind]) => {
   const peak = h("small"), legend = h("ul"), times = [h("span"), h("span"), h("span")];
   $.charts.append(h("figure", h("figcaption", title, peak), plot, h("p", { class: "times", "aria-hidden": "true" }, times), legend));
   const format = kind === "seconds" ? span : key === "cost_usd" ? usd : num;
-  return { key, title, kind, stacked, plot, areas, curves, mark, at, peak, times, legend, format, lines: [] };
+  return { key, title, kind, plot, areas, curves, mark, at, peak, times, legend, format, lines: [] };
 });
 const timeOf = (index) => clock(Date.parse(series.from) + index * series.step_seconds * 1000);
 function drawCursor(at = $.cursor.value) {
@@ -577,11 +570,12 @@ function drawSeries(data) {
   $.cursor.max = size - 1;
   if (follow) $.cursor.value = size - 1;
   for (const chart of charts) {
-    const lines = (chart.lines = linesOf(data, chart.key, chart.kind)), levels = stack(lines, chart.stacked);
-    const values = levels.flatMap(([values]) => values).filter((value) => value != null), max = Math.max(...values, 0);
-    put(chart.peak, values.length ? (chart.stacked ? "stacked, max " : "max ") + chart.format(max) : "no data");
-    chart.curves.forEach((curve, i) => curve.setAttribute("d", levels[i] ? pathOf(levels[i][0], max || 1) : ""));
-    chart.areas.forEach((area, i) => area.setAttribute("d", levels[i] ? pathOf(levels[i][0], max || 1, levels[i][1]) : ""));
+    const lines = (chart.lines = linesOf(data, chart.key, chart.kind)), stacked = chart.areas.length > 0;
+    const levels = stacked ? stack(lines) : lines.map(([, values]) => values);
+    const values = levels.flat().filter((value) => value != null), max = Math.max(...values, 0);
+    put(chart.peak, values.length ? (stacked ? "stacked, max " : "max ") + chart.format(max) : "no data");
+    for (const paths of [chart.areas, chart.curves])
+      paths.forEach((path, i) => path.setAttribute("d", levels[i] ? pathOf(levels[i], max || 1, paths === chart.areas) : ""));
     chart.mark.setAttribute("d", marks.map((mark) => `M${across(stepOf(mark))} 0V${H}`).join(""));
     chart.times.forEach((time, i) => put(time, timeOf(((size - 1) * i) / 2).slice(0, 5)));
     const legend = lines.map(([label], i) => h("li", svg("svg", { class: "swatch", viewBox: "0 0 16 4", "aria-hidden": "true" }, svg("path", { class: "curve s" + i, d: "M0 2H16" })), name(label, 22), h("b")));
@@ -679,8 +673,8 @@ function outcome(text, lists = {}, error = { errors: [] }) {
     fill(entry.input, { "aria-invalid": `${!!fault}` });
   }
   const more = ({ length }) => (length > 50 ? [`and ${num(length - 50)} more`] : []);
-  draw($.outcome, h("p", text), Object.entries(lists).filter(([, items]) => items.length).flatMap(([heading, items]) =>
-    [h("h3", heading), h("ul", [...items.slice(0, 50), ...more(items)].map((item) => h("li", item)))]));
+  draw($.outcome, h("p", text), Object.entries(lists).flatMap(([heading, items]) =>
+    [h("h3", `${heading}: ${num(items.length)}`), h("ul", [...items.slice(0, 50), ...more(items)].map((item) => h("li", item)))]));
 }
 // Show the thresholds of the gateway; edited fields keep what was typed.
 function drawThresholds(data, etag) {
@@ -703,24 +697,19 @@ $.form.onsubmit = async (event) => {
     const evaluate = async (body) => (await send("POST", "alerts/evaluate", body)).data;
     const { findings, errors } = await evaluate({ thresholds: wanted }), unchanged = (await evaluate()).findings;
     const { alerts: now, next } = (await send("GET", "alerts?state=active&limit=1000")).data;
-    const has = (rows, { fingerprint }) => rows.some((row) => row.fingerprint === fingerprint);
+    const [firing, found, foundNow] = [now, findings, unchanged].map((rows) => new Set(rows.map((row) => row.fingerprint)));
     const failed = ({ rule }) => errors.some(({ component }) => component === "rule " + rule); // its alerts stay as they are
-    const fresh = findings.filter((finding) => finding.severity && !has(now, finding));
-    const [kept, gone] = split(now, (alert) => has(findings, alert) || failed(alert));
-    const [resolved, ending] = split(gone, (alert) => has(unchanged, alert));
+    const fresh = findings.filter((finding) => finding.severity && !firing.has(finding.fingerprint));
+    const [kept, gone] = split(now, (alert) => found.has(alert.fingerprint) || failed(alert));
+    const [resolved, ending] = split(gone, (alert) => foundNow.has(alert.fingerprint));
     const item = ({ severity, title, message, hold_for: hold }) =>
       [badge(severity), " ", name(title, 100), " – ", name(message, 160), hold ? ` (after ${span(hold)})` : ""];
-    outcome([
-      `With these values, ${plural(fresh.length, "alert")} would newly fire, ${num(kept.length)} would keep firing, `,
-      `${num(resolved.length)} would be resolved.`,
-      ending.length ? ` ${num(ending.length)} would be resolved with the current values too.` : "",
-      next ? " Only the newest 1,000 firing alerts are compared." : "",
-    ].join(""), {
+    outcome(`With these values, compared with the ${next ? "newest 1,000 alerts" : "alerts"} that fire now:`, {
       "Would newly fire": fresh.map(item),
       "Would keep firing": kept.map(item),
       "Would be resolved": resolved.map(item),
-      "Would be resolved with the current values too": ending.map(item),
-      "Not evaluated": errors.map(({ component, error }) => name(`${component} failed: ${error}`, 300)),
+      ...(ending.length && { "Would be resolved with the current values too": ending.map(item) }),
+      ...(errors.length && { "Not evaluated": errors.map(({ component, error }) => name(`${component} failed: ${error}`, 300)) }),
     });
     $.save.disabled = !isDirty() || JSON.stringify(wanted) !== JSON.stringify(changes());
   } catch (error) { outcome(explain(error), {}, error); }
