@@ -70,10 +70,13 @@ def test_memory_does_not_grow_in_an_hour(chromium: Browser, gateway: Gateway) ->
     with open_page(chromium, gateway.url, TOKEN, clock=True) as live:
         session = live.page.context.new_cdp_session(live.page)
 
-        def heap() -> float:
+        live.section("In flight").scroll_into_view_if_needed()  # loaded in each period then
+
+        def memory() -> tuple[int, int]:
+            """Return the bytes of the heap, and the number of nodes, also of removed ones."""
             session.send("HeapProfiler.collectGarbage")
             usage: dict[str, Any] = session.send("Runtime.getHeapUsage")
-            return float(usage["usedSize"])
+            return usage["usedSize"], session.send("Memory.getDOMCounters")["nodes"]
 
         def update(numbers: range) -> None:
             for number in numbers:
@@ -83,10 +86,12 @@ def test_memory_does_not_grow_in_an_hour(chromium: Browser, gateway: Gateway) ->
 
         update(range(HOUR // 10))  # the engine of the browser has compiled the script
         gateway.paths()
-        before = heap()
+        heap, nodes = memory()
         update(range(HOUR))
 
-        assert heap() - before < 5e6
+        heap_after, nodes_after = memory()
+        assert heap_after - heap < 5e6
+        assert nodes_after - nodes < 1_000
         assert gateway.paths().count("GET live/state") >= HOUR - 1
 
 
