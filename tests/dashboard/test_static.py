@@ -12,8 +12,8 @@ import tokenpulse_mw
 
 STATIC = Path(tokenpulse_mw.__file__).parent / "dashboard" / "static"
 HTML, CSS, SCRIPT = ((STATIC / name).read_text() for name in ("index.html", "live.css", "live.js"))
-MAX_BYTES = 71_900
-MAX_COMPRESSED_BYTES = 25_200
+MAX_BYTES = 71_950
+MAX_COMPRESSED_BYTES = 25_250
 
 
 def test_files_are_small() -> None:

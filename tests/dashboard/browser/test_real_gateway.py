@@ -110,7 +110,7 @@ def test_incident_is_shown(chromium: Browser, gateway: RealGateway) -> None:
         expect(rows(live, "keys", "Acme Corp")).to_contain_text("90 %")
         expect(cell(rows(live, "rejections", "Globex"), "Times")).to_have_text("2")
         expect(rows(live, "routes", "/v1/chat/completions")).to_be_visible()
-        expect(page.locator("#origin")).to_contain_text("Of this process only.")
+        expect(page.locator("#origin")).to_contain_text("of this process only.")
         expect(page.locator("#origin")).to_contain_text("Store: memory.")
 
 
@@ -478,7 +478,7 @@ def test_processes_with_one_store_are_added(chromium: Browser, tmp_path: Path) -
                     proxy.skip()
                 refresh(live)
                 origin = live.page.locator("#origin")
-                expect(origin).to_contain_text("Of all 2 processes that share the store.")
+                expect(origin).to_contain_text("of all 2 processes that share the store.")
                 expect(origin).to_contain_text("Store: ok.")
                 row = rows(live, "providers", "openai")
                 expect(cell(row, "Requests/min")).to_have_text("20")
@@ -503,5 +503,5 @@ def test_processes_without_a_store_are_told_apart(chromium: Browser) -> None:
             if turn == 2:
                 proxy.skip()
             refresh(live)
-        expect(live.page.locator("#origin")).to_contain_text("Of this process only.")
+        expect(live.page.locator("#origin")).to_contain_text("of this process only.")
         expect(live.page.locator("#banner")).to_contain_text("each number is of one of 2 seen")

@@ -370,7 +370,7 @@ def test_scope_of_the_numbers_is_said(chromium: Browser, gateway: Gateway) -> No
             live.page.locator("#banner"),
             live.page.get_by_role("button", name="Refresh"),
         )
-        expect(live.page.locator("#origin")).to_contain_text("Of this process only.")
+        expect(live.page.locator("#origin")).to_contain_text("of this process only.")
         expect(banner).to_be_empty()
 
         gateway.scene.state["instance"] = {**gateway.scene.state["instance"], "id": "other"}

@@ -328,8 +328,9 @@ const kindOf = (check) => (check.status === "fail" ? "critical" : "warning");
 const broken = (credential) => (credential.rejected ? "rejected" : credential.consecutive_failures >= 3 ? "failing" : "");
 
 const TOKENS = "Tokens/min in:tokens_per_minute.input#|Tokens/min out:tokens_per_minute.output#";
+const DURATIONS = "Duration p50:p50_seconds|Duration p95:p95_seconds";
 const drawProviders = table("providers", "name",
-  `Provider:name|requests_per_minute#|Errors:error_share|truncated_share|p50_seconds|p95_seconds|First token p95:time_to_first_token_p95_seconds|${TOKENS}|429 of vendor/min:limited_by_vendor_per_minute#|429 of us/min:limited_by_us_per_minute#|Upstream requests left:upstream.requests_remaining#|Tokens left:upstream.tokens_remaining#|Credential|Failures in a row:consecutive_failures#|last_success_at|usage_missing_share|Actions`,
+  `Provider:name|requests_per_minute#|Errors:error_share|truncated_share|${DURATIONS}|First token p95:time_to_first_token_p95_seconds|${TOKENS}|429 of vendor/min:limited_by_vendor_per_minute#|429 of us/min:limited_by_us_per_minute#|Upstream requests left:upstream.requests_remaining#|Tokens left:upstream.tokens_remaining#|Credential|Failures in a row:consecutive_failures#|last_success_at|usage_missing_share|Actions`,
   "No provider.", {
     Credential: (p) => (p.credential === "inactive" ? badge("warning", "inactive") : p.credential),
     Actions: (p) => buttons("ack", ["Silence", () => silence({ provider: p.name }), "s"]),
@@ -425,7 +426,7 @@ function drawState(data) {
     ["Oldest", span(data.in_flight.oldest_seconds)], ["Cost today (UTC)", usd(rates.cost_usd_today)],
     ["Failures a minute by fault", ["provider", "gateway", "network", "policy", "client"].map((fault) => `${fault} ${num(faults[fault])}`).join(" · ")],
   ].map(([term, value]) => h("div", h("dt", term), h("dd", value))));
-  draw($.origin, `Of ${scope(data)}. Answered by `, name(instance.host), ` process ${instance.pid}, version `, name(instance.version), ", started ", when(instance.started_at),
+  draw($.origin, `Rates of the last minute, of ${scope(data)}. Answered by `, name(instance.host), ` process ${instance.pid}, version `, name(instance.version), ", started ", when(instance.started_at),
     engine.alerts ? ". Rules evaluated " : ". Alerts are off", engine.alerts ? when(engine.last_evaluation_at) : null, `. Store: ${engine.store === "none" ? "memory" : engine.store}.`);
   drawProblems();
   const chosen = providers.filter((p) => shown(p.name));
@@ -778,7 +779,8 @@ feed("limits", 10, "limits/rejections?limit=200", (data) => {
   drawProblems();
 });
 feed("hour", 15, () => `live/series?by=${$.by.value}&range=${$.range.value}`, drawSeries);
-rows("routes", 5, "live/routes?limit=50&sort=requests", "routes", table("routes", "route", "route|requests_per_minute#|Errors:error_share|p50_seconds|p95_seconds|limited_per_minute#", "No request."));
+rows("routes", 5, "live/routes?limit=50&sort=requests", "routes",
+  table("routes", "route", `route|requests_per_minute#|Errors:error_share|${DURATIONS}|limited_per_minute#`, "No request."));
 feed("limits", 10, () => (limits.length ? "keys " + looked : null), ({ keys, local }) =>
   drawKeys(keys, local ? "Only keys that this process has seen." : "", looked ? "No key matches." : undefined), loadKeys);
 let page = "", following = null;
