@@ -81,6 +81,11 @@ _OptionalSeconds = Annotated[
 _Strings = Annotated[tuple[str, ...], BeforeValidator(_strings), _Expected("a list of strings")]
 _Token = Annotated[str | Secret[str] | None, _hidden(hide)]
 _Url = Annotated[str | Secret[str] | None, _hidden(hide_url)]
+_Link = Annotated[
+    str | None,
+    Field(pattern=r"^https?://[^\s#]+$"),
+    _Expected("a URL that begins with https:// or http://, without a fragment"),
+]
 
 
 class Settings(BaseSettings):
@@ -140,6 +145,8 @@ class Settings(BaseSettings):
         alert_webhook_secret: Secret that signs these notifications, such as "whsec_...".
         alert_alertmanager_url: Base URL of the Alertmanager that is notified; those of a cluster
             are separated by commas.
+        alert_runbook_url: URL of your runbook; the live page links each alert to its section, whose
+            anchor is the type, such as `#provider_down`.
         usage_webhook_url: URL that receives the usage of each hour by tenant and model, in the
             format of Standard Webhooks.
         usage_webhook_secret: Secret that signs it, such as "whsec_...".
@@ -191,6 +198,7 @@ class Settings(BaseSettings):
     alert_webhook_url: _Token = None
     alert_webhook_secret: _Token = None
     alert_alertmanager_url: _Url = None
+    alert_runbook_url: _Link = None
     usage_webhook_url: _Token = None
     usage_webhook_secret: _Token = None
     access_log: bool = False

@@ -12,8 +12,8 @@ import tokenpulse_mw
 
 STATIC = Path(tokenpulse_mw.__file__).parent / "dashboard" / "static"
 HTML, CSS, SCRIPT = ((STATIC / name).read_text() for name in ("index.html", "live.css", "live.js"))
-MAX_BYTES = 66_400
-MAX_COMPRESSED_BYTES = 23_300
+MAX_BYTES = 71_950
+MAX_COMPRESSED_BYTES = 25_250
 
 
 def test_files_are_small() -> None:

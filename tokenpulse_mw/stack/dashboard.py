@@ -25,6 +25,7 @@ from ..health import HealthRouter
 from ..logs import log_level
 from ..metrics import HttpMetrics
 from ..web.auth import Authorize
+from .origins import warn_unused
 
 _LIVE_SECONDS = 45.0  # after its last heartbeat, a process is expected to report its numbers
 _MAX_STALLED = 100  # that are counted
@@ -80,6 +81,7 @@ class LivePage:
                 tenants=self._tenants if settings.alerts else None,
                 facts=self._facts,
                 requests=self._requests,
+                runbook_url=settings.alert_runbook_url,
             ),
             store=engine.store if self._shares_store else None,
             wall=lambda: engine.now,
@@ -90,6 +92,7 @@ class LivePage:
     def endpoints(self, authorize: Authorize | None) -> tuple[list[BaseRoute], list[BaseRoute]]:
         """Return the routes of the files, and those of the data; none without authorization."""
         if authorize is None:
+            warn_unused(self._settings, ["alert_runbook_url"], "no admin token is set")
             return [], []
         self._is_served = True
         return (

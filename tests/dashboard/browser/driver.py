@@ -59,6 +59,19 @@ class LivePage:
             for node in violation["nodes"][:3]
         ]
 
+    def hide_partly(self, element: Locator) -> None:
+        """Scroll the page so that the fixed header hides all but 12 pixels of an element."""
+        element.evaluate(
+            """(element) => {
+              const headers = [...document.querySelectorAll("header, header .top")];
+              const bottom = Math.max(...headers
+                .filter((header) => ["fixed", "sticky"].includes(getComputedStyle(header).position))
+                .map((header) => header.getBoundingClientRect().bottom));
+              const by = element.getBoundingClientRect().bottom - bottom - 12;
+              scrollBy({ top: by, behavior: "instant" });
+            }"""
+        )
+
     def _on_console(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning") and _FAILED_REQUEST not in message.text:
             self.faults.append(f"console: {message.text}")

@@ -48,15 +48,25 @@ TYPES = {
 
 
 class ChosenRule:
-    """Rule that returns `findings` in every evaluation."""
+    """Rule that returns `findings` in every evaluation; with changed thresholds `others`, if any.
+
+    Attributes:
+        findings: The findings.
+        others: Findings with other thresholds than the defaults; an exception is raised.
+    """
 
     name = "chosen"
 
     def __init__(self) -> None:
         self.findings: list[Finding] = []
+        self.others: list[Finding] | Exception | None = None
 
     def __call__(self, traffic: Traffic, thresholds: Thresholds, now: float) -> Iterable[Finding]:
-        return self.findings
+        if thresholds == Thresholds() or self.others is None:
+            return self.findings
+        if isinstance(self.others, Exception):
+            raise self.others
+        return self.others
 
 
 async def accept(event: AlertEvent) -> None:
@@ -224,7 +234,10 @@ class Gateway:
             ),
             data("live/tenants", self._tenants),
             data("limits", lambda request: {"limits": self.scene.limits}),
-            data("limits/rejections", lambda request: {"rejections": self.scene.rejections}),
+            data(
+                "limits/rejections",
+                lambda request: {"rejections": self.scene.rejections, "local": True},
+            ),
             data("limits/actions", lambda request: {"actions": []}),
             data("limits/{policy}/keys", self._keys),
             data("limits/{policy}/keys/{key}/reset", lambda request: None, "POST"),

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tokenpulse_mw.alerts import Thresholds
+from tokenpulse_mw.alerts import Subject, Thresholds
 
 from .driver import open_page, settle
 from .gateway import TOKEN, Gateway
-from .scenes import incident
+from .scenes import alert, incident
 
 pytestmark = pytest.mark.slow
 
@@ -100,16 +101,19 @@ def test_silence_until_a_time_may_use_a_regular_expression(
 
 
 def test_details_of_an_alert_have_its_transitions(chromium: Browser, gateway: Gateway) -> None:
-    """The details have the message, the metadata, the transitions and the runbook."""
+    """The details have the metadata, the transitions, and the runbook that a rule names."""
     gateway.show(incident)
-    gateway.scene.state["runbook_url"] = "https://wiki.example.invalid/runbook"
+    (failing, *_) = gateway.rule.findings
+    runbook = {"runbook_url": "https://wiki.example/runbook"}
+    gateway.rule.findings = [replace(failing, metadata={**failing.metadata, **runbook})]
+    gateway.evaluate()
     with open_page(chromium, gateway.url, TOKEN) as live:
         live.row("Credential is failing").get_by_role("button", name="Credential").click()
         dialog = live.page.locator("#dialog")
         expect(dialog.locator("ol")).to_contain_text("fired")
         expect(dialog).to_contain_text("status")
         link = dialog.get_by_role("link", name="Runbook")
-        assert link.get_attribute("href") == ("https://wiki.example.invalid/runbook#provider_down")
+        expect(link).to_have_attribute("href", "https://wiki.example/runbook")
 
 
 def test_login_in_a_dialog_keeps_what_was_typed(chromium: Browser, gateway: Gateway) -> None:
@@ -198,7 +202,7 @@ def test_thresholds_are_saved_after_a_dry_run(chromium: Browser, gateway: Gatewa
         page.get_by_label("tenant rpm", exact=True).fill("600")
         expect(save).to_be_disabled()
         page.get_by_role("button", name="Dry run").click()
-        expect(page.locator("#outcome")).to_contain_text("3 alerts would fire; 3 fire now")
+        expect(page.locator("#outcome")).to_contain_text("Would keep firing: 3")
         expect(page.locator("#outcome li")).to_have_count(3)
         save.click()
         expect(page.locator("#outcome")).to_contain_text("Saved as version 1")
@@ -217,6 +221,54 @@ def test_thresholds_are_saved_after_a_dry_run(chromium: Browser, gateway: Gatewa
         first.get_by_role("button", name="Put back").click()
         expect(field).to_have_value("0.2")
         assert gateway.engine.thresholds.error_rate is None
+
+
+def test_dry_run_compares_with_the_firing_alerts(chromium: Browser, gateway: Gateway) -> None:
+    """The dry run lists what would newly fire, keep firing, be resolved, and end in any case."""
+    gateway.show(incident)
+    failing, errors, limited = gateway.rule.findings
+    new = alert(
+        "high_latency", Subject("provider", "openai"), "warning", "Slow", "p95 6 s", hold_for=300
+    )
+    gateway.rule.findings = [failing, errors]
+    gateway.rule.others = [replace(failing, severity=None), new]
+    with open_page(chromium, gateway.url, TOKEN) as live:
+        outcome = live.page.locator("#outcome")
+        live.page.get_by_label("error rate", exact=True).fill("0.2")
+        live.page.get_by_role("button", name="Dry run").click()
+        expect(outcome).to_contain_text("compared with the alerts that fire now")
+        lists = dict(
+            zip(
+                outcome.locator("h3").all_inner_texts(),
+                outcome.locator("ul").all_inner_texts(),
+                strict=True,
+            )
+        )
+        assert lists == {
+            "Would newly fire: 1": "▲ warning Slow \u2013 p95 6 s (after 5 min)",
+            "Would keep firing: 1": f"■ critical {failing.title} \u2013 {failing.message}",
+            "Would be resolved: 1": f"▲ warning {errors.title} \u2013 {errors.message}",
+            "Would be resolved with the current values too: 1": (
+                f"▲ warning {limited.title} \u2013 {limited.message}"
+            ),
+        }
+
+
+def test_dry_run_of_a_failed_rule_keeps_its_alerts(chromium: Browser, gateway: Gateway) -> None:
+    """The alerts of a rule that fails stay as they are, and the failure is listed."""
+    gateway.show(incident)
+    gateway.rule.others = RuntimeError("no database")
+    with open_page(chromium, gateway.url, TOKEN) as live:
+        live.page.get_by_label("error rate", exact=True).fill("0.2")
+        live.page.get_by_role("button", name="Dry run").click()
+        outcome = live.page.locator("#outcome")
+        expect(outcome.locator("h3")).to_have_text(
+            [
+                *("Would newly fire: 0", "Would keep firing: 3", "Would be resolved: 0"),
+                "Not evaluated: 1",
+            ]
+        )
+        expect(outcome).to_contain_text("rule chosen failed: RuntimeError: no database")
 
 
 def test_invalid_threshold_is_marked(chromium: Browser, gateway: Gateway) -> None:

@@ -170,12 +170,16 @@ def test_failures_are_retried_with_longer_waits(chromium: Browser, gateway: Gate
             assert gateway.paths() == []
             wait(live, 3)
         expect(live.page.locator("body")).to_have_class("stale")
+        expect(live.page).to_have_title("gateway \u2013 not up to date")
+        expect(live.page.locator("#icon")).to_have_attribute("href", "old.svg")
         expect(live.row("claude")).to_be_visible()
 
         gateway.failing.clear()
+        gateway.changed()  # so that the rules have just been evaluated
         live.page.get_by_role("button", name="Refresh").click()
         expect(age).not_to_contain_text("next attempt")
         expect(live.page.locator("body")).not_to_have_class("stale")
+        expect(live.page).to_have_title("gateway \u2013 ok")
 
 
 @pytest.mark.parametrize(

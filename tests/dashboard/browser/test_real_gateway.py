@@ -110,7 +110,7 @@ def test_incident_is_shown(chromium: Browser, gateway: RealGateway) -> None:
         expect(rows(live, "keys", "Acme Corp")).to_contain_text("90 %")
         expect(cell(rows(live, "rejections", "Globex"), "Times")).to_have_text("2")
         expect(rows(live, "routes", "/v1/chat/completions")).to_be_visible()
-        expect(page.locator("#origin")).to_contain_text("Of this process only.")
+        expect(page.locator("#origin")).to_contain_text("of this process only.")
         expect(page.locator("#origin")).to_contain_text("Store: memory.")
 
 
@@ -183,16 +183,22 @@ def test_threshold_is_changed_after_a_dry_run(chromium: Browser, gateway: RealGa
         expect(field).to_have_value("5")
         field.fill("6")
         page.get_by_role("button", name="Dry run").click()
-        expect(page.locator("#outcome")).to_contain_text("1 alerts would fire; 2 fire now")
-        expect(page.locator("#outcome li")).to_contain_text("claude-prod")
-        field.fill("7")
+        outcome = page.locator("#outcome")
+        expect(outcome.locator("h3")).to_have_text(
+            [
+                *("Would newly fire: 0", "Would keep firing: 1", "Would be resolved: 0"),
+                "Would be resolved with the current values too: 1",
+            ]
+        )
+        expect(outcome.locator("li").first).to_contain_text("claude-prod")
+        field.fill("")
         page.get_by_role("button", name="Dry run").click()
-        expect(page.locator("#outcome")).to_contain_text("0 alerts would fire")
+        expect(outcome).to_contain_text("Would be resolved: 1")
         page.get_by_role("button", name="Save").click()
         expect(page.locator("#outcome")).to_contain_text("Saved as version 1")
         settle(page)
 
-        assert gateway.engine.thresholds.credential_rejections == 7
+        assert gateway.engine.thresholds.credential_rejections is None
         page.locator("#versions summary").click()
         expect(page.locator("#t-versions tbody tr")).to_have_count(1)
 
@@ -277,6 +283,16 @@ def test_wrong_tokens_are_limited_and_an_operator_is_not(
         live.log_in(TOKEN)
         settle(live.page)
         expect(live.page.locator("main")).to_be_visible()
+
+
+def test_details_of_an_alert_link_to_the_runbook(chromium: Browser) -> None:
+    """With a runbook, the details of an alert link to the section of its type."""
+    with RealGateway(settings={"alert_runbook_url": "https://wiki.example/page"}) as gateway:
+        cause_incident(gateway)
+        with open_page(chromium, gateway.url, TOKEN) as live:
+            rows(live, "alerts", "Provider API key rejected").locator("button.link").click()
+            link = live.page.get_by_role("link", name="Runbook")
+            expect(link).to_have_attribute("href", "https://wiki.example/page#credential_rejected")
 
 
 def test_person_without_rights_only_reads(chromium: Browser) -> None:
@@ -391,8 +407,10 @@ def test_page_has_no_violation_of_accessibility(
         for summary in live.page.locator("main summary").all():
             summary.click()
         settle(live.page)
-        live.page.evaluate("scrollTo(0, 0)")  # so that the header covers nothing
         assert live.violations() == []
+        for element in ("summary", "th button", "td button"):
+            live.hide_partly(live.page.locator(f"main {element}:visible").first)
+            assert live.violations() == []
 
 
 def test_restarted_process_keeps_what_was_typed(chromium: Browser, tmp_path: Path) -> None:
@@ -460,7 +478,7 @@ def test_processes_with_one_store_are_added(chromium: Browser, tmp_path: Path) -
                     proxy.skip()
                 refresh(live)
                 origin = live.page.locator("#origin")
-                expect(origin).to_contain_text("Of all 2 processes that share the store.")
+                expect(origin).to_contain_text("of all 2 processes that share the store.")
                 expect(origin).to_contain_text("Store: ok.")
                 row = rows(live, "providers", "openai")
                 expect(cell(row, "Requests/min")).to_have_text("20")
@@ -485,5 +503,5 @@ def test_processes_without_a_store_are_told_apart(chromium: Browser) -> None:
             if turn == 2:
                 proxy.skip()
             refresh(live)
-        expect(live.page.locator("#origin")).to_contain_text("Of this process only.")
+        expect(live.page.locator("#origin")).to_contain_text("of this process only.")
         expect(live.page.locator("#banner")).to_contain_text("each number is of one of 2 seen")

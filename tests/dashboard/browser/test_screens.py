@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from itertools import accumulate
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from playwright.sync_api import Browser, expect
+
+from tokenpulse_mw.alerts import Subject
 
 from .driver import open_page, settle
 from .gateway import TOKEN, Gateway
@@ -74,10 +80,163 @@ def test_open_parts_are_accessible(chromium: Browser, gateway: Gateway) -> None:
         live.page.get_by_label("Range").select_option("15 minutes")
         expect(live.page.locator("#tNumbers tbody tr")).to_have_count(60)
         settle(live.page)
-        # axe takes what is below the sticky header for a small target
-        live.page.evaluate("scrollTo({ top: 0, behavior: 'instant' })")
 
         assert live.violations() == []
+
+
+@pytest.mark.parametrize("width", [1280, 1000, 360])
+def test_scrolled_page_is_accessible(chromium: Browser, gateway: Gateway, width: int) -> None:
+    """No control becomes too small when the header hides a part of it."""
+    gateway.show(incident)
+    with open_page(chromium, gateway.url, TOKEN, width=width) as live:
+        for element in ("summary", "td button", "input[type=search]"):
+            live.hide_partly(live.page.locator(f"main {element}:visible").first)
+            assert live.violations() == []
+
+
+@pytest.mark.parametrize("width", [1280, 1000, 641, 360])
+def test_header_hides_nothing_of_an_unscrolled_page(
+    chromium: Browser, gateway: Gateway, width: int
+) -> None:
+    """The fixed part of the header has the height that is kept free, with a long name too."""
+    gateway.show(incident)
+    gateway.scene.state["service"] = "gateway of all the teams and of their friends"
+    with open_page(chromium, gateway.url, TOKEN, width=width) as live:
+        page = live.page
+        expect(page.locator("#status")).to_be_in_viewport(ratio=1)
+        for control in page.locator("header :is(button, select, a)").all():
+            control.click(trial=True)
+        first, header = (
+            page.locator(f"{element}").bounding_box() for element in ("#problems", "nav")
+        )
+        assert first is not None
+        assert header is not None
+        assert first["y"] >= header["y"] + header["height"]
+
+
+@pytest.mark.parametrize("width", [1280, 1920])
+def test_tables_are_as_wide_as_their_card(chromium: Browser, gateway: Gateway, width: int) -> None:
+    """Each table fills its card, so all of them end at the same edge."""
+    gateway.show(busy)
+    with open_page(chromium, gateway.url, TOKEN, width=width) as live:
+        for summary in live.page.locator("summary").all():
+            summary.click()
+        settle(live.page)
+        gaps = live.page.evaluate(
+            """[...document.querySelectorAll("main table")].filter((table) => table.offsetWidth)
+              .map((table) => table.closest("section").clientWidth - table.offsetWidth)"""
+        )
+
+        assert len(gaps) > 10
+        assert max(gaps) <= 32  # the padding of the card
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_charts_have_times(chromium: Browser, gateway: Gateway, width: int) -> None:
+    """Below each chart are the times of its beginning, middle and end, side by side."""
+    gateway.show(busy)
+    with open_page(chromium, gateway.url, TOKEN, width=width, timezone_id="UTC") as live:
+        series = gateway.scene.series("provider", 3600)
+        start = datetime.fromisoformat(series["from"])
+        ends = [f"{start + timedelta(minutes=minutes):%H:%M}" for minutes in (0, 59.75)]
+        charts = live.page.locator("#charts .times")
+        assert charts.count() == 9
+        for chart in charts.all():
+            first, middle, last = chart.locator("span").all()
+            assert [first.inner_text(), last.inner_text()] == ends
+            boxes = [label.bounding_box() for label in (first, middle, last)]
+            lefts = [box["x"] for box in boxes if box]
+            rights = [box["x"] + box["width"] for box in boxes if box]
+            assert rights[0] < lefts[1]
+            assert rights[1] < lefts[2]
+
+
+def test_requests_are_stacked(chromium: Browser, gateway: Gateway) -> None:
+    """Each area ends at the sum of the rates below, breaks at a gap; the legend has the rates."""
+    gateway.show(busy)
+    with open_page(chromium, gateway.url, TOKEN) as live:
+        chart = live.page.locator("#charts figure").first
+        areas = [
+            chart.locator(f"path.area.s{number}").get_attribute("d") or "" for number in range(4)
+        ]
+        requests = gateway.scene.series("provider", 3600)["series"]["requests"]
+        known = [[value for value in row if value is not None] for row in requests]
+        sums = [list(accumulate(values)) for values in zip(*known, strict=True)]
+        highest = max(values[-1] for values in sums)
+
+        assert [area.count("Z") for area in areas] == [2, 2, 2, 0]
+        for rank, area in enumerate(areas[:3]):
+            tops = [float(top) for top in re.findall(r"[ML][\d.]+ ([\d.]+)", area)]
+            assert tops == pytest.approx(
+                [80 - values[rank] / highest * 76 for values in sums], abs=0.06
+            )
+        rates = [float(rate) for rate in chart.locator("li b").all_inner_texts()]
+        assert rates == pytest.approx([row[-1] / 15 for row in requests], abs=0.01)
+        expect(chart.locator("small")).to_have_text(f"stacked, max {highest / 15:.2f}")
+
+
+def test_status_is_the_worst_of_alerts_and_problems(chromium: Browser, gateway: Gateway) -> None:
+    """The status is not ok beside a problem, nor is there no problem while an alert fires."""
+    gateway.show(busy)
+    gateway.scene.state["status"] = "warn"
+    gateway.scene.state["firing"]["warning"] = 1
+    with open_page(chromium, gateway.url, TOKEN) as live:
+        status, problems = live.page.locator("#status"), live.page.locator("#problems")
+        expect(problems).to_have_text("No problem besides 1 alert")
+        expect(status).to_have_text("▲ status warn")
+
+        credential = gateway.scene.state["providers"][0]["credentials"][0]
+        credential.update(rejected=9, consecutive_failures=9)
+        gateway.changed()
+        live.page.get_by_role("button", name="Refresh").click()
+        expect(status).to_have_text("■ status error")
+        expect(live.page).to_have_title("(1) gateway \u2013 error")
+
+
+@pytest.mark.parametrize(
+    ("engine", "shown", "problem"),
+    [
+        ({}, "no alert fires", "No problem found"),
+        ({"alerts": False, "interval_seconds": None}, "alerts are off", "No problem found"),
+        ({"last_evaluation_at": None}, "alerts are not evaluated", "rules are not evaluated"),
+    ],
+)
+def test_missing_alerts_are_explained(
+    chromium: Browser, gateway: Gateway, engine: dict[str, Any], shown: str, problem: str
+) -> None:
+    """Without evaluations the page does not say that no alert fires."""
+    gateway.show(busy)
+    gateway.scene.state["engine"].update(engine)
+    with open_page(chromium, gateway.url, TOKEN) as live:
+        expect(live.page.locator("#firing")).to_have_text(shown)
+        expect(live.page.locator("#problems")).to_contain_text(problem)
+        late = "last evaluated" if engine.get("alerts", True) and engine else "No alert fires."
+        expect(live.page.locator("#t-alerts .note")).to_contain_text(late)
+
+
+def test_more_alerts_than_the_page_lists_are_mentioned(chromium: Browser, gateway: Gateway) -> None:
+    """If there are more alerts than the page lists, it says so."""
+    gateway.show(incident)
+    finding = gateway.rule.findings[0]
+    gateway.rule.findings = [
+        replace(finding, subject=Subject("apikey", f"c{number}")) for number in range(201)
+    ]
+    gateway.evaluate()
+    with open_page(chromium, gateway.url, TOKEN) as live:
+        note = live.page.locator("#t-alerts .note")
+        expect(note).to_have_text("Only the newest 200 alerts are listed.")
+
+
+def test_limited_requests_of_one_process_are_marked(chromium: Browser, gateway: Gateway) -> None:
+    """Of several processes, the limited requests are those of the one that answered."""
+    gateway.show(busy)
+    with open_page(chromium, gateway.url, TOKEN) as live:
+        note = live.page.locator("#t-rejections .note")
+        expect(note).to_have_text("Only those of the process that answered.")
+        gateway.scene.state["scope"]["processes"] = 1
+        gateway.changed()
+        live.page.get_by_role("button", name="Refresh").click()
+        expect(note).to_be_empty()
 
 
 def test_page_at_320_pixels_needs_no_horizontal_scrolling(
@@ -212,7 +371,7 @@ def test_scope_of_the_numbers_is_said(chromium: Browser, gateway: Gateway) -> No
             live.page.locator("#banner"),
             live.page.get_by_role("button", name="Refresh"),
         )
-        expect(live.page.locator("#origin")).to_contain_text("Of this process only.")
+        expect(live.page.locator("#origin")).to_contain_text("of this process only.")
         expect(banner).to_be_empty()
 
         gateway.scene.state["instance"] = {**gateway.scene.state["instance"], "id": "other"}

@@ -15,7 +15,9 @@ function fill(node, ...parts) {
       else if (value != null && value !== false) node.setAttribute(key, value === true ? "" : value);
   return node;
 }
-const h = (tag, ...parts) => fill(document.createElement(tag), ...parts);
+// Tables have explicit roles, because rows that are shown as cards lose theirs.
+const ROLES = { table: "table", thead: "rowgroup", tbody: "rowgroup", tr: "row", td: "cell" };
+const h = (tag, ...parts) => fill(document.createElement(tag), { role: ROLES[tag] }, ...parts);
 const svg = (tag, ...parts) => fill(document.createElementNS("http://www.w3.org/2000/svg", tag), ...parts);
 const put = (node, text) => node.textContent === text || (node.textContent = text);
 
@@ -60,12 +62,14 @@ function when(at) {
   return h("time", { datetime: at, title: new Date(at).toLocaleString("en-GB") }, ago(at) < 0 ? "in " + text : text + " ago");
 }
 const KINDS = ["critical", "warning", "info"];
-const SHAPES = { critical: "■ ", error: "■ ", warning: "▲ ", warn: "▲ ", info: "● ", ok: "✓ " };
+const SHAPES = { critical: "■ ", warning: "▲ ", info: "● ", ok: "✓ " };
 const shape = (kind) => h("span", { "aria-hidden": "true" }, SHAPES[kind]);
+const plural = (count, noun) => `${num(count)} ${noun}${count === 1 ? "" : "s"}`;
 const badge = (kind, label = kind) => h("span", { class: "pill " + kind }, shape(kind), label);
 const field = (label, name, value) => h("label", label, h("input", { name, value, maxlength: name === "reason" ? 200 : 1000 }));
 const LENGTHS = { 60: "1 minute", 600: "10 minutes", 3600: "1 hour", 14400: "4 hours", 86400: "24 hours" };
 const lengths = (least, ...more) => h("label", "For", h("select", { name: "length" }, Object.entries(LENGTHS).filter(([value]) => value >= least).map(([value, label]) => h("option", { value, selected: value === "3600" }, label)), more));
+const split = (rows, test) => [rows.filter(test), rows.filter((row) => !test(row))];
 const list = (pairs) => pairs.flatMap(([term, value]) => [h("dt", name(term)), h("dd", value.tagName ? value : name(value, 2000))]);
 
 // Return what a storage of the browser keeps, or store it; browsers may forbid that.
@@ -198,7 +202,11 @@ function beat() {
   if (answeredAt) {
     const age = Math.round((Date.now() - answeredAt) / 1000);
     put($.age, `last answer ${age} s ago${failures ? `, next attempt in ${Math.max(0, Math.round(wait))} s` : ""}`);
-    document.body.classList.toggle("stale", age > 3 * (period || 60));
+    const old = age > 3 * (period || 60);
+    if (old !== document.body.matches(".stale")) {
+      document.body.classList.toggle("stale", old);
+      drawProblems();
+    }
   }
   if (!loading && !document.hidden && !paused && wait <= 0.1) tick();
 }
@@ -209,29 +217,31 @@ function beat() {
 const FORMATS = [[/#$/, num], [/_share$/, share], [/_seconds$/, span], [/_usd$/, usd], [/(at|since|until)$/, when]];
 const look = (row, path) => path.split(".").reduce((value, key) => value?.[key], row);
 
+// Return a table that scrolls on its own if it is wider than its card.
+const frame = (caption, kind, ...parts) => h("div", { class: "scroll " + kind, tabindex: 0, role: "region", "aria-label": "Table: " + caption },
+  h("table", h("caption", { class: "hide" }, caption), parts));
 // Return a function that draws rows in place. `columns` has paths by "|", as "heading:path" if the heading is
 // not in the path, or only headings, whose functions of a row are in `cells`. `id` lists the paths of the key.
 function table(host, id, columns, empty = "None.", cells = {}, most = 100) {
-  const rows = new Map(), body = h("tbody", { role: "rowgroup" });
+  const rows = new Map(), body = h("tbody");
   const specs = columns.split("|").map((column) => {
     const [, head, end] = /(?:(.*):)?(.*)/.exec(column), cell = cells[end], path = cell ? null : end.replace("#", "");
     const format = !cell && FORMATS.find(([pattern]) => pattern.test(end))?.[1];
     const title = head || end.replace(/#|_(seconds|share|at)$/, "").replace("_per_minute", "/min").replace(/[._]/g, " ");
     return { title: title[0].toUpperCase() + title.slice(1), path, format, cell, number: format ? "n" : null };
   });
-  let sorted = null, down = false, items = [];
+  let sorted = null, down = false, items = [], more = "", none = "";
   const heads = specs.map((spec) => h("th", { scope: "col", role: "columnheader", class: spec.number }, spec.path ? h("button", { onclick: () => sort(spec) }, spec.title) : spec.title));
   const place = $["t-" + host], note = h("p", { class: "note" });
   const caption = all("h2, h3, summary", place.closest("section")).findLast((heading) => heading.compareDocumentPosition(place) & 4).textContent;
-  const view = h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table: " + caption, hidden: true },
-    h("table", { role: "table" }, h("caption", { class: "hide" }, caption), h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, heads)), body));
+  const view = fill(frame(caption, "cards", h("thead", h("tr", heads)), body), { hidden: true });
   place.append(view, note);
 
   function sort(spec) {
     down = spec === sorted ? !down : spec.number;
     sorted = spec;
     specs.forEach((other, i) => heads[i].setAttribute("aria-sort", other !== spec ? "none" : down ? "descending" : "ascending"));
-    update(items, note.textContent, true);
+    render(true);
   }
   function compare(a, b) {
     const x = look(a, sorted.path), y = look(b, sorted.path);
@@ -247,17 +257,19 @@ function table(host, id, columns, empty = "None.", cells = {}, most = 100) {
       draw(row.children[i], text);
     });
   }
-  function update(data, more = "", moved = false) {
-    items = data;
+  function render(moved) {
     const focused = active(), seen = new Set();
     const still = !moved && body.matches(":hover, :focus-within"); // no row moves under the pointer
     let next = body.firstChild;
-    for (const item of (sorted ? [...data].sort(compare) : data).slice(0, most)) {
+    for (const item of (sorted ? [...items].sort(compare) : items).slice(0, most)) {
       const key = id.split(" ").map((path) => item[path]).join("\n");
       if (seen.has(key)) continue;
       seen.add(key);
       let row = rows.get(key);
-      if (!row) rows.set(key, row = Object.assign(h("tr", { role: "row", tabindex: -1 }, specs.map((spec) => h("td", { role: "cell", class: spec.number, "data-label": spec.title }))), { values: [], item: {} }));
+      if (!row) {
+        const cells = specs.map((spec) => h("td", { class: spec.number, "data-label": spec.title }));
+        rows.set(key, row = Object.assign(h("tr", { tabindex: -1 }, cells), { values: [], item: {} }));
+      }
       paint(row, Object.assign(row.item, item)); // handlers of kept cells see the new values
       if (row === next) next = next.nextSibling;
       else if (!still || !row.isConnected) body.insertBefore(row, still ? null : next);
@@ -265,9 +277,13 @@ function table(host, id, columns, empty = "None.", cells = {}, most = 100) {
     for (const [key, row] of rows) if (!seen.has(key)) { row.remove(); rows.delete(key); }
     if (focused !== active()) (focused.isConnected ? focused : view).focus({ preventScroll: true });
     view.hidden = !seen.size;
-    put(note, more || (seen.size ? (data.length > most ? `${num(data.length - most)} more are not shown.` : "") : empty));
+    put(note, [seen.size ? "" : none, items.length > most ? `${num(items.length - most)} more are not shown.` : "", more].filter(Boolean).join(" "));
   }
-  return update;
+  // Show rows, a text below them, and one that is shown without rows.
+  return (...update) => {
+    [items, more = "", none = empty] = update;
+    render(false);
+  };
 }
 // Return the buttons that the user may use, as [label, handler, key].
 const buttons = (right, ...specs) => (can(right) ? specs.map(([label, onclick, key]) => h("button", { onclick, "data-key": key }, label)) : NONE);
@@ -282,6 +298,7 @@ function ask(title, children, label, action) {
   put($.dialogError, "");
   put($.dialogOk, label || "");
   $.dialogOk.hidden = !label;
+  put($.dialogNo, label ? "Cancel" : "Close");
   run = action;
   $.dialog.showModal();
 }
@@ -302,15 +319,18 @@ const change = (...request) => send(...request).then(() => tick(true), (error) =
 // ---- State: header, providers, operations
 
 let state = null, alerts = [], limits = [], rejections = [];
+let said = "", saidAt = 0;
 const seen = new Map(); // processes that answered in the last minute
 const can = (right) => state?.me.can.includes(right);
 const shown = (provider) => !$.only.value || provider === $.only.value;
 const gravity = ({ rejected }) => (rejected === true || rejected >= 3 ? "critical" : "warning");
+const kindOf = (check) => (check.status === "fail" ? "critical" : "warning");
 const broken = (credential) => (credential.rejected ? "rejected" : credential.consecutive_failures >= 3 ? "failing" : "");
 
 const TOKENS = "Tokens/min in:tokens_per_minute.input#|Tokens/min out:tokens_per_minute.output#";
+const DURATIONS = "Duration p50:p50_seconds|Duration p95:p95_seconds";
 const drawProviders = table("providers", "name",
-  `Provider:name|requests_per_minute#|Errors:error_share|truncated_share|p50_seconds|p95_seconds|First token p95:time_to_first_token_p95_seconds|${TOKENS}|429 of vendor/min:limited_by_vendor_per_minute#|429 of us/min:limited_by_us_per_minute#|Upstream requests left:upstream.requests_remaining#|Tokens left:upstream.tokens_remaining#|Credential|Failures in a row:consecutive_failures#|last_success_at|usage_missing_share|Actions`,
+  `Provider:name|requests_per_minute#|Errors:error_share|truncated_share|${DURATIONS}|First token p95:time_to_first_token_p95_seconds|${TOKENS}|429 of vendor/min:limited_by_vendor_per_minute#|429 of us/min:limited_by_us_per_minute#|Upstream requests left:upstream.requests_remaining#|Tokens left:upstream.tokens_remaining#|Credential|Failures in a row:consecutive_failures#|last_success_at|usage_missing_share|Actions`,
   "No provider.", {
     Credential: (p) => (p.credential === "inactive" ? badge("warning", "inactive") : p.credential),
     Actions: (p) => buttons("ack", ["Silence", () => silence({ provider: p.name }), "s"]),
@@ -320,13 +340,15 @@ const drawCredentials = table("credentials", "provider group id", "Credential:id
 const drawModels = table("models", "provider name", "Model:name|provider|requests_per_minute#|" + TOKENS);
 const drawSinks = table("sinks", "name", "Sink:name|waiting#|Dead letters:dead#|Last delivery:last_ok_at|Actions", "No sink: alerts are only shown here.",
   { Actions: ({ name: sink }) => buttons("thresholds", ["Test", () => ask(["Send a test alert to ", name(sink), "?"], [], "Send", () => send("POST", "alerts/test", { sink }))]) });
-const drawChecks = table("checks", "name", "Check:name|Status|output", "No check.", { Status: (c) => (c.status === "pass" ? "pass" : badge("warning", name(c.status))) });
+const drawChecks = table("checks", "name", "Check:name|Status|output", "No check.",
+  { Status: (c) => (c.status === "pass" ? "pass" : badge(kindOf(c), name(c.status))) });
 const drawMembers = table("members", "name", "Process:name|host|pid|Role|seen_at", "Only this process.", { Role: (m) => (m.leader ? "leader" : NONE) });
 
 // Return [kind, section, text, subject] of what is wrong, worst first.
 function problems({ engine, providers, checks, in_flight, sinks }) {
   const found = [], add = (...problem) => found.push(problem);
   if (engine.store === "failing") add("critical", "operations", "the alert store fails: changes are not kept");
+  if (isLate()) add("critical", "operations", "alert rules are not evaluated: no alert can fire or be resolved");
   for (const p of providers) {
     const bad = p.credentials.filter(broken), addOf = (kind, text, id = p.name) => add(kind, "providers", `${p.name} – ${text}`, id);
     for (const c of bad) {
@@ -346,18 +368,40 @@ function problems({ engine, providers, checks, in_flight, sinks }) {
     if (part >= 0.5 && total(recent) >= 20) add("warning", "limits", `${/tenant/.test(kind) ? "tenant" : kind} ${top.label} – ${share(part)} of limited requests`);
   }
   for (const a of alerts) if (a.severity === "critical" && !a.silenced_by && !found.some((problem) => problem[3] === a.subject.id)) add("critical", "alerts", a.title);
-  for (const c of checks) if (c.status !== "pass") add("warning", "operations", `check ${c.name} – ${c.status}`);
+  for (const c of checks) if (c.status !== "pass") add(kindOf(c), "operations", `check ${c.name} – ${c.status}`);
   if (in_flight.stalled) add("warning", "inflight", `${num(in_flight.stalled)} ${in_flight.stalled > 1 ? "requests in flight have" : "request in flight has"} stalled`);
-  if (engine.interval_seconds && engine.last_evaluation_at && ago(engine.last_evaluation_at) > 3 * engine.interval_seconds) add("warning", "operations", "alert rules are not evaluated");
   for (const s of sinks) if (s.dead) add("warning", "operations", `${s.name} – ${num(s.dead)} notifications not delivered`);
   return found.sort((a, b) => (b[0] === "critical") - (a[0] === "critical"));
 }
+// Return true if the rules had not been evaluated for long when the gateway last answered.
+function isLate() {
+  const { last_evaluation_at: last, interval_seconds: interval } = state.engine;
+  return interval > 0 && answeredAt - skew - Date.parse(last || state.instance.started_at) > 3000 * interval;
+}
+// Show what is wrong: the problems, and the worst of them and the gateway's status.
 function drawProblems() {
   if (!state) return;
-  const found = problems(state), more = found.length - 6;
-  draw($.problems, found.length ? h("li", `${found.length} problem${found.length > 1 ? "s" : ""}:`) : h("li", badge("ok", "No problem found")),
+  const { firing, engine } = state, counts = KINDS.filter((kind) => firing[kind]);
+  const total = counts.reduce((sum, kind) => sum + firing[kind], 0);
+  const found = problems(state), more = found.length - 6, levels = ["ok", "warn", "error"];
+  const worst = Math.max(levels.indexOf(state.status), found.length && (found[0][0] === "critical" ? 2 : 1)), level = levels[worst];
+  draw($.status, badge(["ok", "warning", "critical"][worst], "status " + level));
+  draw($.firing, counts.length ? counts.map((kind) => badge(kind, `${num(firing[kind])} ${kind}`)) :
+    !engine.alerts ? "alerts are off" : isLate() ? "alerts are not evaluated" : "no alert fires");
+  draw($.problems, found.length ? h("li", plural(found.length, "problem") + ":") :
+    h("li", level === "ok" ? badge("ok", "No problem found") : `No problem besides ${plural(total, "alert")}`),
     found.slice(0, 6).map(([kind, section, text]) => h("li", h("a", { href: "#" + section, class: kind }, shape(kind), name(text, 120)))),
     more > 0 ? h("li", `and ${more} more`) : null);
+  const title = clean(state.service).slice(0, 60), old = document.body.matches(".stale");
+  const icon = old ? "old.svg" : level === "error" ? "alert.svg" : "ok.svg";
+  put($.service, title);
+  document.title = `${total && !old ? `(${total}) ` : ""}${title} – ${old ? "not up to date" : firing.critical ? "critical" : level}`;
+  if ($.icon.getAttribute("href") !== icon) $.icon.href = icon;
+  const words = `Status ${level}, ${plural(total, "alert")} firing.`;
+  if (words !== said && Date.now() - saidAt > 30000) {
+    put($.said, said && words);
+    [said, saidAt] = [words, Date.now()];
+  }
 }
 function scope({ scope: { kind, processes, missing }, instance }) {
   seen.set(instance.id, { at: Date.now(), age: ago(instance.started_at) });
@@ -369,7 +413,6 @@ function scope({ scope: { kind, processes, missing }, instance }) {
     kind === "process" && seen.size > 1 ? `Several processes answer: each number is of one of ${seen.size} seen.` : "");
   return kind === "process" ? "this process only" : `all ${num(processes)} ${kind === "machine" ? "workers of this machine" : "processes that share the store"}`;
 }
-let said = "", saidAt = 0;
 function drawState(data) {
   if (data !== state) skew = Date.now() - Date.parse(data.at);
   state = data;
@@ -377,17 +420,13 @@ function drawState(data) {
   all("body > [hidden]").forEach((element) => (element.hidden = false));
   for (const element of all("[data-right]")) element.hidden = !can(element.dataset.right);
   $.logout.hidden = !token;
-  const { firing, rates, instance, engine, providers, faults } = data, title = clean(data.service).slice(0, 60);
-  put($.service, title);
-  const counts = KINDS.filter((kind) => firing[kind]), total = counts.reduce((sum, kind) => sum + firing[kind], 0);
-  draw($.status, badge(data.status, "status " + data.status));
-  draw($.firing, counts.length ? counts.map((kind) => badge(kind, `${num(firing[kind])} ${kind}`)) : "no alert fires");
+  const { rates, instance, engine, providers, faults } = data;
   draw($.tiles, [["Requests/s", num(rates.requests_per_second)], ["Errors", share(rates.error_share)], ["Limited/min", num(rates.limited_per_minute)],
     ["Tokens in/min", num(rates.tokens_per_minute?.input)], ["Tokens out/min", num(rates.tokens_per_minute?.output)], ["In flight", num(data.in_flight.count)],
-    ["Oldest", span(data.in_flight.oldest_seconds)], ["Cost today", usd(rates.cost_usd_today)],
+    ["Oldest", span(data.in_flight.oldest_seconds)], ["Cost today (UTC)", usd(rates.cost_usd_today)],
     ["Failures a minute by fault", ["provider", "gateway", "network", "policy", "client"].map((fault) => `${fault} ${num(faults[fault])}`).join(" · ")],
   ].map(([term, value]) => h("div", h("dt", term), h("dd", value))));
-  draw($.origin, `Of ${scope(data)}. Answered by `, name(instance.host), ` process ${instance.pid}, version `, name(instance.version), ", started ", when(instance.started_at),
+  draw($.origin, `Rates of the last minute, of ${scope(data)}. Answered by `, name(instance.host), ` process ${instance.pid}, version `, name(instance.version), ", started ", when(instance.started_at),
     engine.alerts ? ". Rules evaluated " : ". Alerts are off", engine.alerts ? when(engine.last_evaluation_at) : null, `. Store: ${engine.store === "none" ? "memory" : engine.store}.`);
   drawProblems();
   const chosen = providers.filter((p) => shown(p.name));
@@ -403,18 +442,11 @@ function drawState(data) {
   drawMembers(data.members || []);
   if ($.level.was !== data.log_level) $.level.value = $.level.was = data.log_level;
   draw($.facts, list([["Internal errors", num(data.internal_errors)], ["Series overflow", num(data.series_overflow)], ["Log level", data.log_level || NONE]]));
-  document.title = `${total ? `(${total}) ` : ""}${title} – ${firing.critical ? "critical" : data.status}`;
-  $.icon.href = firing.critical || data.status === "error" ? "alert.svg" : "ok.svg";
-  const words = `Status ${data.status}, ${total} alerts fire.`;
-  if (words !== said && Date.now() - saidAt > 30000) {
-    put($.said, said && words);
-    [said, saidAt] = [words, Date.now()];
-  }
 }
 
 // ---- Alerts
 
-let history = [], since = 0, others = [];
+let history = [], since = 0, others = [], cut = false;
 const subject = ({ subject: { kind, id, name: label } }) => `${{ master: "tenant", apikey: "credential" }[kind] || kind} ${id} ${label && label !== id ? `(${label})` : ""}`;
 const status = (a) => [a.state, a.ack && `acknowledged by ${a.ack.by}`, a.silenced_by && "silenced"].filter(Boolean).join(", ");
 const labels = (a) => ({ alertname: a.type, subject_kind: a.subject.kind, subject_id: a.subject.id, metric: a.metric });
@@ -439,7 +471,9 @@ const drawTable = table("alerts", "id", "Severity|Alert|Subject|value#|Threshold
 function drawAlerts() {
   const wanted = $.find.value.toLowerCase(), chosen = $.state.value === "active" ? alerts : others;
   drawTable([...chosen].sort((a, b) => KINDS.indexOf(a.severity) - KINDS.indexOf(b.severity)).filter((a) => (!$.severity.value || a.severity === $.severity.value) && (!$.only.value || JSON.stringify(a).includes($.only.value)) &&
-    [a.title, a.message, a.type, a.subject.kind, a.subject.id, a.subject.name].join("\n").toLowerCase().includes(wanted)), alerts.length || chosen === others ? "" : "No alert fires.");
+    [a.title, a.message, a.type, a.subject.kind, a.subject.id, a.subject.name].join("\n").toLowerCase().includes(wanted)),
+    cut && chosen === alerts ? "Only the newest 200 alerts are listed." : "",
+    alerts.length || chosen === others ? undefined : state && isLate() ? "No alert fired when the rules were last evaluated." : "No alert fires.");
 }
 function acknowledge(alert) {
   ask(["Acknowledge: ", name(alert.title)], [h("p", "No more reminders of it are sent."), field("Note", "note")], "Acknowledge", (values) => send("POST", `alerts/${alert.id}/ack`, values));
@@ -488,44 +522,63 @@ function linesOf(data, key, kind) {
   if (kind !== "seconds" && names.length > 5) lines.push(["others", sum(names.slice(5).map(values))]);
   return lines;
 }
-// Return a path that breaks at each gap.
-function pathOf(values, max) {
-  let open = false;
-  return values.map((value, i) => {
-    const start = open ? "L" : "M";
-    open = value != null;
-    return open ? `${start}${((i * W) / (values.length - 1 || 1)).toFixed(1)} ${(H - (value / max) * (H - 4)).toFixed(1)}${start === "M" ? "h.1" : ""}` : "";
-  }).join("");
+const across = (index) => ((index * W) / (size - 1 || 1)).toFixed(1);
+// Return the path of a line that breaks at each gap, or of the area below it.
+function pathOf(values, max, isArea) {
+  let path = "", run = [];
+  values.forEach((value, i) => {
+    if (value != null) run.push(`${across(i)} ${(H - (value / max) * (H - 4)).toFixed(1)}`);
+    if (!run.length || (value != null && i < size - 1)) return;
+    path += "M" + run.join("L") + (isArea ? `V${H}H${run[0].split(" ")[0]}Z` : "h.1");
+    run = [];
+  });
+  return path;
+}
+// Return for each line the sums of its values and those of the lines before it.
+function stack(lines) {
+  const sums = Array(size).fill(0);
+  return lines.map(([, values]) => values.map((value, i) => (value == null ? null : (sums[i] += value))));
 }
 const charts = CHARTS.map(([key, title, kind]) => {
-  const paths = Array.from({ length: 8 }, (_, i) => svg("path", { class: i < 6 ? "curve s" + i : ["mark", "at"][i - 6] }));
-  const plot = svg("svg", { class: "plot", viewBox: `0 0 ${W} ${H}`, preserveAspectRatio: "none", role: "img", onpointerleave: () => drawCursor(1e9),
-    onpointermove: (event) => { const box = plot.getBoundingClientRect(); drawCursor(Math.round(((event.clientX - box.left) / box.width) * (size - 1))); } }, paths);
-  const peak = h("small"), legend = h("ul");
-  $.charts.append(h("figure", h("figcaption", title, peak), plot, legend));
-  return { key, title, kind, plot, paths, peak, legend, format: kind === "seconds" ? span : key === "cost_usd" ? usd : num, lines: [] };
+  const paths = (kind) => Array.from({ length: 6 }, (_, i) => svg("path", { class: `${kind} s${i}` }));
+  const areas = key === "requests" ? paths("area") : [], curves = paths("curve"), mark = svg("path", { class: "mark" }), at = svg("path", { class: "at" });
+  const plot = svg("svg", { class: "plot", viewBox: `0 0 ${W} ${H}`, preserveAspectRatio: "none", role: "img" }, [...areas].reverse(), curves, mark, at);
+  plot.onpointerleave = () => drawCursor(1e9);
+  plot.onpointermove = ({ clientX }) => {
+    const { left, width } = plot.getBoundingClientRect();
+    drawCursor(Math.round(((clientX - left) / width) * (size - 1)));
+  };
+  const peak = h("small"), legend = h("ul"), times = [h("span"), h("span"), h("span")];
+  $.charts.append(h("figure", h("figcaption", title, peak), plot, h("p", { class: "times", "aria-hidden": "true" }, times), legend));
+  const format = kind === "seconds" ? span : key === "cost_usd" ? usd : num;
+  return { key, title, kind, plot, areas, curves, mark, at, peak, times, legend, format, lines: [] };
 });
 const timeOf = (index) => clock(Date.parse(series.from) + index * series.step_seconds * 1000);
 function drawCursor(at = $.cursor.value) {
   $.cursor.value = at;
   const index = +$.cursor.value, last = index >= size - 1;
   put($.cursorAt, series ? (last ? "latest, " : "") + timeOf(index) : "");
-  for (const { paths, legend, lines, format } of charts) {
-    paths[7].setAttribute("d", last ? "" : `M${(index * W) / (size - 1)} 0V${H}`);
+  for (const { at, legend, lines, format } of charts) {
+    at.setAttribute("d", last ? "" : `M${across(index)} 0V${H}`);
     lines.forEach(([, values], i) => put(legend.children[i].lastChild, format(values[index])));
   }
 }
 function drawSeries(data) {
   const follow = +$.cursor.value >= +$.cursor.max, from = Date.parse(data.from), marks = data.marks.filter((mark) => Date.parse(mark.at) >= from).slice(-50);
+  const stepOf = ({ at }) => Math.min(size - 1, (Date.parse(at) - from) / 1000 / data.step_seconds);
   series = data;
   size = data.series.in_flight.length;
   $.cursor.max = size - 1;
   if (follow) $.cursor.value = size - 1;
   for (const chart of charts) {
-    const lines = (chart.lines = linesOf(data, chart.key, chart.kind)), max = Math.max(...lines.flatMap(([, values]) => values).filter((value) => value != null), 0);
-    put(chart.peak, max ? "max " + chart.format(max) : "");
-    chart.paths.slice(0, 6).forEach((path, i) => path.setAttribute("d", lines[i] ? pathOf(lines[i][1], max || 1) : ""));
-    chart.paths[6].setAttribute("d", marks.map((mark) => `M${(((Date.parse(mark.at) - from) / (Date.parse(data.to) - from || 1)) * W).toFixed(1)} 0V${H}`).join(""));
+    const lines = (chart.lines = linesOf(data, chart.key, chart.kind)), stacked = chart.areas.length > 0;
+    const levels = stacked ? stack(lines) : lines.map(([, values]) => values);
+    const values = levels.flat().filter((value) => value != null), max = Math.max(...values, 0);
+    put(chart.peak, values.length ? (stacked ? "stacked, max " : "max ") + chart.format(max) : "no data");
+    for (const paths of [chart.areas, chart.curves])
+      paths.forEach((path, i) => path.setAttribute("d", levels[i] ? pathOf(levels[i], max || 1, paths === chart.areas) : ""));
+    chart.mark.setAttribute("d", marks.map((mark) => `M${across(stepOf(mark))} 0V${H}`).join(""));
+    chart.times.forEach((time, i) => put(time, timeOf(((size - 1) * i) / 2).slice(0, 5)));
     const legend = lines.map(([label], i) => h("li", svg("svg", { class: "swatch", viewBox: "0 0 16 4", "aria-hidden": "true" }, svg("path", { class: "curve s" + i, d: "M0 2H16" })), name(label, 22), h("b")));
     draw(chart.legend, legend);
     chart.plot.setAttribute("aria-label", `${chart.title}: ${lines.map(([label, values]) => `${clean(label).slice(0, 40)} ${chart.format(values.at(-1))}`).join(", ") || "no data"}`);
@@ -538,9 +591,9 @@ function drawNumbers() {
   if (!$.numbers.open || !series) return;
   const columns = charts.flatMap((chart) => chart.lines.map(([label, values]) => [`${chart.title} ${clean(label).slice(0, 22)}`, (i) => chart.format(values[i])]));
   const head = (text, scope) => h("th", { scope, class: "n" }, text);
-  $.tNumbers.replaceChildren(h("div", { class: "scroll tall", tabindex: 0, role: "region", "aria-label": "Numbers of the charts" }, h("table", { class: "plain" }, h("caption", { class: "hide" }, "Numbers of the charts"),
-    h("thead", h("tr", head("Time", "col"), columns.map(([label]) => head(label, "col")))),
-    h("tbody", Array.from({ length: size }, (_, i) => size - 1 - i).map((i) => h("tr", head(timeOf(i), "row"), columns.map(([, value]) => h("td", { class: "n" }, value(i)))))))));
+  const line = (i) => h("tr", head(timeOf(i), "row"), columns.map(([, value]) => h("td", { class: "n" }, value(i))));
+  $.tNumbers.replaceChildren(frame("Numbers of the charts", "tall", h("thead", h("tr", ["Time", ...columns.map(([label]) => label)].map((label) => head(label, "col")))),
+    h("tbody", Array.from({ length: size }, (_, i) => line(size - 1 - i)))));
 }
 
 // ---- Limits
@@ -613,13 +666,16 @@ function edited() {
   $.save.disabled = true;
   $.discard.disabled = !isDirty();
 }
-function outcome(text, items = [], error = { errors: [] }) {
+// Show a text, lists of items by heading, and the errors of the fields.
+function outcome(text, lists = {}, error = { errors: [] }) {
   for (const [key, entry] of Object.entries(fields)) {
     const fault = error.errors.find(({ loc }) => loc.at(-1) === key);
     put(entry.error, fault ? " " + clean(fault.msg) : "");
     fill(entry.input, { "aria-invalid": `${!!fault}` });
   }
-  draw($.outcome, h("p", text), h("ul", items.map((item) => h("li", item))));
+  const more = ({ length }) => (length > 50 ? [`and ${num(length - 50)} more`] : []);
+  draw($.outcome, h("p", text), Object.entries(lists).flatMap(([heading, items]) =>
+    [h("h3", `${heading}: ${num(items.length)}`), h("ul", [...items.slice(0, 50), ...more(items)].map((item) => h("li", item)))]));
 }
 // Show the thresholds of the gateway; edited fields keep what was typed.
 function drawThresholds(data, etag) {
@@ -631,19 +687,33 @@ function drawThresholds(data, etag) {
   for (const key of Object.keys(fields)) if (!(key in mine)) write(key, current[key]);
   edited();
   if (isDirty()) outcome("The thresholds have changed meanwhile. What you typed is kept; do the dry run again.",
-    Object.keys(mine).filter((key) => before[key] !== current[key]).map((key) => `${key}: yours ${plain(mine[key])}, now ${plain(current[key])}`));
+    { "Changed values": Object.keys(mine).filter((key) => before[key] !== current[key])
+      .map((key) => `${key}: yours ${plain(mine[key])}, now ${plain(current[key])}`) });
 }
 $.form.oninput = edited;
 $.form.onsubmit = async (event) => {
   event.preventDefault();
   const wanted = changes();
   try {
-    const { data } = await send("POST", "alerts/evaluate", { thresholds: wanted }), firing = data.findings.filter((finding) => finding.severity);
-    outcome(`With these values ${firing.length} alerts would fire; ${alerts.length} fire now.`, [
-      ...firing.slice(0, 50).map((f) => [badge(f.severity), " ", name(f.title, 100), " ", name(f.message, 160), f.hold_for ? ` (after ${span(f.hold_for)})` : ""]),
-      ...data.errors.map(({ component, error }) => name(`${component} failed: ${error}`, 300))]);
+    const evaluate = async (body) => (await send("POST", "alerts/evaluate", body)).data;
+    const { findings, errors } = await evaluate({ thresholds: wanted }), unchanged = (await evaluate()).findings;
+    const { alerts: now, next } = (await send("GET", "alerts?state=active&limit=1000")).data;
+    const [firing, found, foundNow] = [now, findings, unchanged].map((rows) => new Set(rows.map((row) => row.fingerprint)));
+    const failed = ({ rule }) => errors.some(({ component }) => component === "rule " + rule); // its alerts stay as they are
+    const fresh = findings.filter((finding) => finding.severity && !firing.has(finding.fingerprint));
+    const [kept, gone] = split(now, (alert) => found.has(alert.fingerprint) || failed(alert));
+    const [resolved, ending] = split(gone, (alert) => foundNow.has(alert.fingerprint));
+    const item = ({ severity, title, message, hold_for: hold }) =>
+      [badge(severity), " ", name(title, 100), " – ", name(message, 160), hold ? ` (after ${span(hold)})` : ""];
+    outcome(`With these values, compared with the ${next ? "newest 1,000 alerts" : "alerts"} that fire now:`, {
+      "Would newly fire": fresh.map(item),
+      "Would keep firing": kept.map(item),
+      "Would be resolved": resolved.map(item),
+      ...(ending.length && { "Would be resolved with the current values too": ending.map(item) }),
+      ...(errors.length && { "Not evaluated": errors.map(({ component, error }) => name(`${component} failed: ${error}`, 300)) }),
+    });
     $.save.disabled = !isDirty() || JSON.stringify(wanted) !== JSON.stringify(changes());
-  } catch (error) { outcome(explain(error), [], error); }
+  } catch (error) { outcome(explain(error), {}, error); }
 };
 $.save.onclick = async () => {
   try {
@@ -653,7 +723,7 @@ $.save.onclick = async () => {
     outcome(`Saved as version ${data.version}.`);
     tick(true);
   } catch (error) {
-    outcome(explain(error), [], error);
+    outcome(explain(error), {}, error);
     if (error.status === 412) await tick(true);
   }
 };
@@ -691,6 +761,7 @@ feed("alerts", 0, "alerts?state=active&limit=200", (data) => {
   const fresh = data.alerts.find((a) => a.severity === "critical" && !alerts.some((old) => old.id === a.id));
   if (fresh && since !== 0) put($.alarm, "New critical alert: " + clean(fresh.title).slice(0, 200));
   alerts = data.alerts;
+  cut = !!data.next;
   drawAlerts();
   drawProblems();
 });
@@ -701,10 +772,17 @@ feed("alerts", 60, "alerts?state=resolved&limit=200", (data) => {
   drawAlerts();
 });
 feed("limits", 15, "limits", (data) => { limits = data.limits; drawLimits(limits); });
-feed("limits", 10, "limits/rejections?limit=200", (data) => { rejections = data.rejections; drawRejections(rejections); drawProblems(); });
+feed("limits", 10, "limits/rejections?limit=200", (data) => {
+  rejections = data.rejections;
+  const several = data.local && (state.scope.processes > 1 || seen.size > 1);
+  drawRejections(rejections, several ? "Only those of the process that answered." : "");
+  drawProblems();
+});
 feed("hour", 15, () => `live/series?by=${$.by.value}&range=${$.range.value}`, drawSeries);
-rows("routes", 5, "live/routes?limit=50&sort=requests", "routes", table("routes", "route", "route|requests_per_minute#|Errors:error_share|p50_seconds|p95_seconds|limited_per_minute#", "No request."));
-feed("limits", 10, () => limits.length ? "keys " + looked : null, ({ keys, local }) => drawKeys(keys, keys.length ? (local ? "Only keys that this process has seen." : "") : looked && "No key matches."), loadKeys);
+rows("routes", 5, "live/routes?limit=50&sort=requests", "routes",
+  table("routes", "route", `route|requests_per_minute#|Errors:error_share|${DURATIONS}|limited_per_minute#`, "No request."));
+feed("limits", 10, () => (limits.length ? "keys " + looked : null), ({ keys, local }) =>
+  drawKeys(keys, local ? "Only keys that this process has seen." : "", looked ? "No key matches." : undefined), loadKeys);
 let page = "", following = null;
 function turn(cursor) {
   page = cursor;
@@ -760,7 +838,10 @@ for (const control of [$.theme, $.every]) {
 setTheme();
 $.help.onclick = () => {
   const keys = h("input", { type: "checkbox", checked: kept("localStorage", "keys") !== "off", onchange: () => kept("localStorage", "keys", keys.checked ? "on" : "off") });
-  ask("Help", [h("label", { class: "check" }, keys, "single keys"), h("dl", list(Object.entries(KEYS).map(([key, [text]]) => [key, text]))), h("p", { class: "note" }, "“–” is unknown, a break in a line is a gap. You are ", name(state?.me.name || "not named"), `, with the rights: ${state?.me.can.join(", ") || NONE}.`)]);
+  const { name: user = "", can: rights = [] } = state?.me || {};
+  ask("Help", [h("label", { class: "check" }, keys, "single keys"), h("dl", list(Object.entries(KEYS).map(([key, [text]]) => [key, text]))),
+    h("p", { class: "note" }, "“–” is unknown, and a break in a line is a gap. “Master” in an alert or a label is the tenant."),
+    h("p", { class: "note" }, "You are ", name(user || "not named"), `, with the rights: ${rights.join(", ") || NONE}.`)]);
 };
 function step(by) {
   const lines = all("main tr[tabindex]").filter((row) => row.offsetParent), place = lines.indexOf(active().closest("tr"));
