@@ -9,12 +9,14 @@ import anyio
 import pytest
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tokenpulse_mw import HttpMetrics, Person, Settings, TokenPulse, bearer
+from tokenpulse_mw import Exchange, HttpMetrics, Person, Settings, TokenPulse, bearer
 
+from .support.apps import answering
 from .support.asgi import Answer, drive, http_scope
 
 pytestmark = pytest.mark.anyio
@@ -129,6 +131,36 @@ async def test_eleventh_wrong_token_of_a_minute_is_rejected() -> None:
     assert 0 < int(answers[-1].headers["retry-after"]) <= 60
     assert (await send(app, "/admin/settings", TOKEN)).status == 200
     assert (await send(app, "/admin/limits", "guess", client=other)).status == 401
+
+
+@pytest.mark.parametrize("is_wrapped", [False, True])
+@pytest.mark.parametrize(
+    ("error", "status"), [(HTTPException(401), 401), (HTTPException(403), 403), (KeyError(1), 503)]
+)
+async def test_authorize_that_raises_rejects_and_counts(
+    error: Exception, status: int, is_wrapped: bool
+) -> None:
+    """The response is that of the exception, in an application without its own error handlers, too.
+
+    A failure of the function is the gateway's fault, and not that of a provider.
+    """
+    exchanges: list[Exchange] = []
+
+    def authorize(request: Request) -> bool:
+        raise error
+
+    if is_wrapped:
+        metrics = HttpMetrics(CollectorRegistry())
+        pulse = TokenPulse(metrics=metrics, authorize=authorize, observers=[exchanges.append])
+        app = pulse.wrap(answering())
+    else:
+        app = gateway(authorize=authorize, observers=[exchanges.append])
+
+    answers = [await send(app, "/admin/alerts", f"guess-{number}") for number in range(11)]
+
+    assert [answer.status for answer in answers] == [status] * 10 + [429]
+    assert json.loads(answers[0].body)["status"] == status
+    assert exchanges[0].fault == ("gateway" if status == 503 else "client")
 
 
 async def test_clients_behind_a_trusted_proxy_have_limits_of_their_own() -> None:

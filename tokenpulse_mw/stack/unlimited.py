@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
-from inspect import isawaitable
 
 from starlette.requests import Request
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..exchange import app_path, exact_reads, find_router, request_headers
+from ..exchange import annotate, app_path, exact_reads, find_router, request_headers
 from ..ratelimit import RateLimitMiddleware
-from ..web.auth import Authorize, person_of
+from ..web.auth import Authorize, call, person_of
 from ..web.guesses import may_be_credential
+from ..web.problems import ProblemError
 
 logger = logging.getLogger("tokenpulse_mw")
 
@@ -72,10 +72,11 @@ class OwnEndpoint:
     async def is_authorized(self, scope: Scope) -> bool:
         """Return True if `authorize` admits a request; the endpoint reports its errors."""
         try:
-            allowed: object = (self.authorize or never)(Request(scope))
-            if isawaitable(allowed):
-                allowed = await allowed
+            allowed = await call(self.authorize or never, Request(scope))
+        except ProblemError:
+            return False
         except Exception:  # noqa: BLE001 - the endpoint calls it again and reports the error
+            annotate(scope, fault="gateway")
             return False
         return person_of(allowed) is not None
 

@@ -9,7 +9,7 @@ from ...web.endpoint import check_prefix
 from ...web.openapi import describe
 from ..engine import AlertEngine
 from . import alerts, diagnostics, fleet, silences, thresholds
-from .endpoint import STORE_STATUSES, Endpoint
+from .endpoint import Endpoint
 from .operation import AdminRequest, AdminResponse, Operation
 
 _DESCRIPTION = (
@@ -65,9 +65,7 @@ def alert_routes(
 
 
 def _openapi(prefix: str) -> Operation:
-    description = describe(
-        OPERATIONS, prefix, title="Alerts", text=_DESCRIPTION, statuses=STORE_STATUSES
-    )
+    description = describe(OPERATIONS, prefix, title="Alerts", text=_DESCRIPTION)
 
     async def get_openapi(request: AdminRequest) -> AdminResponse:
         root = request.http.scope.get("root_path")

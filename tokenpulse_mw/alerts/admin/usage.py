@@ -21,7 +21,7 @@ from ..store.usage import USAGE_DIMENSIONS, UsageQuery, UsageRecord
 from ..traffic import OVERFLOW
 from ..traffic.classification import valid_text
 from . import schemas
-from .endpoint import STORE_STATUSES, Endpoint
+from .endpoint import Endpoint
 from .operation import AdminRequest, AdminResponse, Operation
 
 _DESCRIPTION = (
@@ -73,9 +73,7 @@ def usage_routes(
         ValueError: `authorize` is not callable.
     """
     guard = Guard(authorize, of="usage_routes")
-    description = describe(
-        [OPERATION], path, title="Usage", text=_DESCRIPTION, statuses=STORE_STATUSES
-    )
+    description = describe([OPERATION], path, title="Usage", text=_DESCRIPTION)
 
     async def get_openapi(request: AdminRequest) -> AdminResponse:  # noqa: ARG001
         return AdminResponse(description)
@@ -95,7 +93,7 @@ def tenant_usage_routes(
     Args:
         engine: The alert engine, in whose store the usage is.
         tenant_of: Function of the request, async or not, that returns the id of the tenant, as
-            given to `annotate`. None is rejected with 401, and an exception with 403.
+            given to `annotate`. None is rejected with 401, and an exception with 503.
         path: Path of the route.
 
     Raises:

@@ -309,7 +309,7 @@ def _text(value: str) -> str:
 
 def key_operations(keys: KeyOperations) -> tuple[Operation, ...]:
     """Return the operations; those of all policies precede that of one, which matches them too."""
-    of_key: dict[str, Any] = {"right": "limits", "error_statuses": (404, 409, 503)}
+    of_key: dict[str, Any] = {"right": "limits", "error_statuses": (404, 409)}
     handle = "/{policy}/keys/{key}"
     newest = integer("limit", "Maximum number of entries", maximum=200, default=200)
     return (

@@ -166,7 +166,7 @@ def _conflict(policy: Policy) -> ProblemError:
 def limit_operations(limits: LimitOperations) -> tuple[Operation, ...]:
     """Return the operations."""
     match = {"If-Match": True}
-    changed = (404, 412, 428, 503)
+    changed = (404, 412, 428)
     return (
         Operation(
             method="GET",
