@@ -98,6 +98,7 @@ def limit_state(policy: Policy) -> LimitState:
         policy=policy.name,
         limit=policy.shown_limit,
         configured=policy.configured_limit,
+        default=None if policy.plans is None else policy.plans.default,
         unit=policy.unit,
         timezone=None if table is None else table.timezone,
         enforced=policy.enforce,

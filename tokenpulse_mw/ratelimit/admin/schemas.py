@@ -53,6 +53,8 @@ class LimitState(Struct):
         limit: Present rate, such as "200 per minute"; the rates of all plans; or null if a
             function returns them, or a key of the table is not text.
         configured: Limit of the configuration, in the same form.
+        default: Rate of keys that the table of plans lacks, or whose rate is not known; null
+            without plans, or if such keys are not limited.
         unit: "requests", "tokens", "USD" or "concurrent-requests".
         timezone: Time zone of calendar windows, else null.
         enforced: False in shadow mode.
@@ -72,6 +74,7 @@ class LimitState(Struct):
     policy: str
     limit: str | dict[str, str | None] | None
     configured: str | dict[str, str | None] | None
+    default: str | None
     unit: str
     timezone: str | None
     enforced: bool
