@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 import anyio
@@ -59,6 +60,25 @@ async def test_requests_that_a_function_admits_are_not_limited() -> None:
     statuses.append((await send(app, "/admin/limits", "ada")).status)
 
     assert statuses == [200] * 5 + [401, 401, 429, 200]
+
+
+@pytest.mark.parametrize(
+    ("values", "function", "is_off"),
+    [({}, None, True), ({"admin_token": TOKEN}, None, False), ({}, authorize, False)],
+)
+async def test_admin_api_that_is_off_is_logged_at_start(
+    values: Any, function: Any, is_off: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The line names the setting, since the endpoints do not exist without it."""
+    caplog.set_level(logging.INFO)
+    settings = Settings(alerts=False, **values)
+    metrics = HttpMetrics(CollectorRegistry())
+    pulse = TokenPulse(settings=settings, metrics=metrics, authorize=function)
+
+    async with pulse.lifespan():
+        lines = [line for line in caplog.messages if "are off" in line]
+
+    assert [" set TOKENPULSE_ADMIN_TOKEN, " in line for line in lines] == [True] * is_off
 
 
 async def test_rights_of_a_person_apply_to_all_endpoints() -> None:
