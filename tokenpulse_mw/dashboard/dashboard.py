@@ -106,7 +106,7 @@ class Dashboard:
                 store,
                 self.sampler,
                 facts=self._facts_with_requests,
-                has_peers=self._has_peers,
+                live=lambda: self._engine().live,
                 slots=slots,
                 max_names=max_names,
                 timeout=timeout,
@@ -325,9 +325,6 @@ class Dashboard:
     async def _sample_fleet(self) -> None:
         assert self._fleet is not None
         await self.sampler.run(self._fleet.sampled)
-
-    def _has_peers(self) -> bool:
-        return len(self._engine().live) > 1
 
     def _facts_with_requests(self) -> Facts:
         facts = self._own_facts()

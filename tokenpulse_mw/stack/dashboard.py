@@ -26,7 +26,6 @@ from ..logs import log_level
 from ..metrics import HttpMetrics
 from ..web.auth import Authorize
 
-_LIVE_SECONDS = 45.0  # after its last heartbeat, a process is expected to report its numbers
 _MAX_STALLED = 100  # that are counted
 _MAX_TENANTS = 50_000
 _MAX_NAMES = 200  # of tenants, for the other processes
@@ -150,7 +149,6 @@ class LivePage:
             evaluated = state.evaluated_at
         severities = Counter(finding.severity for finding in engine.firing)
         members = () if state is None else state.members
-        now = 0.0 if state is None else state.now
         return EngineFacts(
             engine=schemas.Engine(
                 last_evaluation_at=None if evaluated is None else to_time(evaluated),
@@ -172,9 +170,7 @@ class LivePage:
                 )
                 for member in members
             ],
-            live=frozenset(
-                member.process.name for member in members if now - member.seen_at <= _LIVE_SECONDS
-            ),
+            live=frozenset(process.name for process in engine.live_processes),
             sinks=engine.sinks,
         )
 
