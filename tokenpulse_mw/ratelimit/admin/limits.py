@@ -100,7 +100,7 @@ def limit_state(policy: Policy) -> LimitState:
         configured=policy.configured_limit,
         default=None if policy.plans is None else policy.plans.default,
         unit=policy.unit,
-        timezone=None if table is None else table.timezone,
+        timezone=getattr(limiter, "timezone", None),
         enforced=policy.enforce,
         status=policy.status,
         blocked=left is not None,
