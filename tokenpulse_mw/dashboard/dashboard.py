@@ -20,7 +20,7 @@ from ..exchange import drop_exchange
 from ..lifespan import background_tasks
 from ..web.auth import Authorize, Guard
 from ..web.endpoint import Endpoint
-from ..web.openapi import describe
+from ..web.openapi import openapi_operation
 from ..web.operation import Operation
 from ..web.parameters import integer, text
 from . import schemas, views
@@ -186,12 +186,7 @@ class Dashboard:
         guard = Guard(authorize, of="Dashboard.routes")
         live = f"{prefix}/live"
         operations = self._operations()
-        description = describe(operations, live, title="Live page", text=_DESCRIPTION)
-
-        async def get_openapi(query: Query) -> object:
-            return {**description, "servers": [{"url": query.root}]} if query.root else description
-
-        openapi = operation("/openapi.json", get_openapi, "Return the OpenAPI description")
+        openapi = openapi_operation(operations, live, title="Live page", text=_DESCRIPTION)
         routes = [
             Endpoint([one], guard=guard, on_authorized=drop_exchange).route(
                 live + one.path, name=f"live{one.path.replace('/', '_')}"

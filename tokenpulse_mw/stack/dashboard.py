@@ -63,10 +63,10 @@ class LivePage:
         self._settings, self._engine, self._metrics = settings, engine, metrics
         self._health, self._in_progress, self._upstream = health, in_progress, upstream
         self._shares_store = settings.alerts and not isinstance(engine.store, MemoryAlertStore)
-        merges = metrics.is_shared and not self._shares_store
+        self._merges = metrics.is_shared and not self._shares_store
         self.dashboard = Dashboard(
             Sources(
-                series=self._merged_series if merges else self._own_series,
+                series=self._merged_series if self._merges else self._own_series,
                 scope=self._scope,
                 service=service,
                 version=_version(),
@@ -114,7 +114,7 @@ class LivePage:
         self.dashboard.on_alert(event.transition, event.finding.title, event.at)
 
     def on_delivery(self, sink: str, result: str) -> None:
-        """Remember successful deliveries."""
+        """Note the time of a successful delivery."""
         self.dashboard.on_delivery(sink, result)
 
     async def _own_series(self) -> Sequence[Any]:
@@ -125,7 +125,7 @@ class LivePage:
         return await to_thread.run_sync(self._metrics.series)
 
     def _scope(self) -> schemas.Scope:
-        if self._metrics.is_shared and not self._shares_store:
+        if self._merges:
             return schemas.Scope("machine", self._workers, 0)
         return schemas.Scope("process", 1, 0)
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from .operation import Operation
+from .operation import ApiRequest, ApiResponse, Operation
 from .problems import PROBLEM_JSON
 
 Json = dict[str, Any]
@@ -41,14 +41,10 @@ class Problem(Struct, kw_only=True):
     version: int | UnsetType | None = UNSET
 
 
-def describe(
-    operations: Sequence[Operation],
-    prefix: str,
-    *,
-    title: str,
-    text: str,
-) -> Json:
-    """Return the OpenAPI document of `operations`.
+def openapi_operation(
+    operations: Sequence[Operation], prefix: str, *, title: str, text: str
+) -> Operation:
+    """Return `GET /openapi.json`, the OpenAPI document of `operations`.
 
     Args:
         operations: Operations below `prefix`.
@@ -56,6 +52,21 @@ def describe(
         title: Title of the API.
         text: Description of the API.
     """
+    document = _document(operations, prefix, title=title, text=text)
+
+    async def get_openapi(request: ApiRequest) -> ApiResponse:
+        root = request.http.scope.get("root_path")
+        return ApiResponse({**document, "servers": [{"url": root}]} if root else document)
+
+    return Operation(
+        method="GET",
+        path="/openapi.json",
+        handle=get_openapi,
+        summary="Return the OpenAPI description of this API",
+    )
+
+
+def _document(operations: Sequence[Operation], prefix: str, *, title: str, text: str) -> Json:
     types = {
         body_type
         for operation in operations

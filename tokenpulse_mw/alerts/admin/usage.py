@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute
 from ...exchange import truncate_with_hash
 from ...usage import Cost
 from ...web.auth import Authorize, Guard, TenantOf
-from ...web.openapi import describe
+from ...web.openapi import openapi_operation
 from ...web.parameters import Parameter, Schema, choice, text
 from ...web.problems import ProblemError, invalid
 from ..engine import AlertEngine
@@ -73,12 +73,7 @@ def usage_routes(
         ValueError: `authorize` is not callable.
     """
     guard = Guard(authorize, of="usage_routes")
-    description = describe([OPERATION], path, title="Usage", text=_DESCRIPTION)
-
-    async def get_openapi(request: AdminRequest) -> AdminResponse:  # noqa: ARG001
-        return AdminResponse(description)
-
-    openapi = Operation(method="GET", path="/openapi.json", handle=get_openapi, summary="")
+    openapi = openapi_operation([OPERATION], path, title="Usage", text=_DESCRIPTION)
     return [
         Endpoint([operation], engine=engine, guard=guard).route(path + operation.path, name=name)
         for operation, name in ((OPERATION, "get_usage"), (openapi, "get_usage_openapi"))

@@ -12,7 +12,6 @@ from heapq import nsmallest
 from typing import Any, NamedTuple
 
 import anyio.lowlevel
-import msgspec
 
 from ...web.operation import ApiRequest, ApiResponse, Operation
 from ...web.parameters import Parameter, integer, number
@@ -187,8 +186,8 @@ class KeyOperations:
             keys.append(self._entry(policy, usage))
             if count % KEYS_PER_STEP == 0:
                 await anyio.lowlevel.checkpoint()
-        page = schemas.KeyPage(keys, following, _is_local(policy), is_partial(policy))
-        return ApiResponse(msgspec.json.encode(page))  # ten times as fast as the default
+        is_shared = policy.limiter.storage_kind != "memory"
+        return ApiResponse(schemas.KeyPage(keys, following, is_shared, is_partial(policy)))
 
     async def _look_up(self, policy: Policy, text: str) -> list[KeyUsage]:
         """Return the usage of the keys with this handle, this text, or this label."""
@@ -223,9 +222,9 @@ class KeyOperations:
             ProblemError: This process knows no key with this handle.
         """
         handle, state = request.http.path_params["key"], self._state
-        stored = state.handles.find(policy, handle)
         if not _HANDLE.fullmatch(handle):
             raise _unknown_key()
+        stored = state.handles.find(policy, handle)
         if stored is not None:
             return stored[0]
         async with state.reading():
@@ -295,10 +294,6 @@ def _position(entry: tuple[Position, KeyUsage]) -> Position:
 def _amount(policy: Policy, amount: int) -> int | float:
     """Return an amount in the unit of the policy; micro-dollars as dollars."""
     return amount / MICROS if policy.unit == CURRENCY else amount
-
-
-def _is_local(policy: Policy) -> bool:
-    return policy.limiter.storage_kind != "memory"
 
 
 def _text(value: str) -> str:
