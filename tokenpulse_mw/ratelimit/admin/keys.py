@@ -16,20 +16,18 @@ import anyio.lowlevel
 from ...web.operation import ApiRequest, ApiResponse, Operation
 from ...web.parameters import Parameter, integer, number
 from ...web.problems import ProblemError
-from ...web.text import single_line
 from ..blocked_keys import KeyBlock
 from ..key_kinds import kind_of
 from ..limiters import CURRENCY, MICROS, InFlight, StoredInFlight, StoredLimiter
 from ..policy import Policy
 from . import schemas
 from .key_usage import KEYS_PER_STEP, KeyUsage, is_partial, usage_of, usages
-from .state import LimitsState, to_time
+from .state import LimitsState, reason_of, to_time
 
 _HANDLE = re.compile("k_[0-9a-f]{32}")
 _BLOCKED_RANK = -2.0  # before all shares
 _MAX_LIMIT = 1000
 _MAX_QUERY_CHARS = 300
-_MAX_REASON_CHARS = 200
 
 # Stores the block of a key for other processes, and returns True if there may be others. A block
 # that has ended is removed.
@@ -86,7 +84,7 @@ class KeyOperations:
 
     async def block_limit_key(self, request: ApiRequest) -> ApiResponse:
         """Reject all requests of a key for a time."""
-        policy, body = self._state.policy_of(request), request.body
+        policy = self._state.policy_of(request)
         key = await self._key_of(request, policy)
         async with self._state.changing():
             blocks = self._state.blocks
@@ -97,8 +95,7 @@ class KeyOperations:
                     "a block, or block the policy.",
                 )
             now = self._state.now()
-            reason = single_line(body.reason, _MAX_REASON_CHARS)
-            block = KeyBlock(now + body.seconds, now, request.author, reason)
+            block = KeyBlock(now + request.body.seconds, now, request.author, reason_of(request))
             is_shared = await self._set(policy, key, block)
         self._state.record(request, "block", policy, (key,), block.by)
         return ApiResponse(
@@ -107,7 +104,7 @@ class KeyOperations:
                 key=self._state.handles.store(policy, key),
                 label=self._state.label(policy, key),
                 blocked_until=to_time(block.until),
-                reason=reason,
+                reason=block.reason,
                 by=block.by,
                 local=not is_shared,
             )

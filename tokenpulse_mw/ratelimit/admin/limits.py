@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from math import isinf
 
-from ...web.etag import Tags, parse_tags, quoted
+from ...web.etag import if_match, quoted
 from ...web.operation import ApiRequest, ApiResponse, Operation
 from ...web.problems import ProblemError, invalid
 from ..key_kinds import kind_of
@@ -55,7 +55,7 @@ class LimitOperations:
 
     async def _change(self, request: ApiRequest, body: LimitBody | None) -> ApiResponse:
         """Apply the change in a body; None undoes all changes."""
-        policy, tags, by = self._state.policy_of(request), _if_match(request), request.author
+        policy, tags, by = self._state.policy_of(request), if_match(request.http), request.author
         async with self._state.changing():
             if not tags.match(str(policy.version)):
                 raise _conflict(policy)
@@ -137,23 +137,6 @@ def _check_plans(policy: Policy, body: LimitBody) -> None:
             "must be a rate such as '100/minute': this limit has no table of plans with text as "
             "keys, got an object"
         )
-
-
-def _if_match(request: ApiRequest) -> Tags:
-    """Return the versions that a change may replace.
-
-    Raises:
-        ProblemError: `If-Match` is missing or malformed.
-    """
-    header = ",".join(request.http.headers.getlist("if-match"))
-    if not header:
-        raise ProblemError(
-            428, "Precondition required: send If-Match with the ETag that you read, or * for any."
-        )
-    try:
-        return parse_tags(header)
-    except ValueError as error:
-        raise ProblemError(400, f"Invalid If-Match: {error}.") from None
 
 
 def _conflict(policy: Policy) -> ProblemError:

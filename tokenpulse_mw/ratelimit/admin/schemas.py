@@ -8,9 +8,10 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 MIN_BLOCK_SECONDS, MAX_BLOCK_SECONDS = 60, 86_400
+MAX_REASON_CHARS = 200
 
 _Time = Annotated[datetime, Meta(tz=True)]
-_Reason = Annotated[str, Meta(max_length=200)]
+_Reason = Annotated[str, Meta(max_length=MAX_REASON_CHARS)]
 _Author = Annotated[str, Meta(max_length=100)]
 
 
