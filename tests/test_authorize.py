@@ -44,6 +44,17 @@ async def send(
     return await drive(app, http_scope(path, method=method, headers=headers, **more))
 
 
+class Users:
+    """Middleware of an application that authenticates ada."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Add the user."""
+        await self.app({**scope, "user": "ada"}, receive, send)
+
+
 async def authorize(request: Request) -> Person | None:
     """Admit ada, who may only read."""
     await anyio.lowlevel.checkpoint()
@@ -101,14 +112,6 @@ async def test_rights_of_a_person_apply_to_all_endpoints() -> None:
 
 async def test_function_that_fails_outside_of_the_application_is_called_inside() -> None:
     """It may read what a middleware of the application adds; such requests are limited."""
-
-    class Users:
-        def __init__(self, app: ASGIApp) -> None:
-            self.app = app
-
-        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-            await self.app({**scope, "user": "ada"}, receive, send)
-
     app = gateway(
         Starlette(middleware=[Middleware(Users)]),
         limit="12/day",
@@ -118,6 +121,20 @@ async def test_function_that_fails_outside_of_the_application_is_called_inside()
     statuses = [(await send(app, "/admin/alerts", "session")).status for _ in range(13)]
 
     assert statuses == [200] * 12 + [429]
+
+
+async def test_rejection_inside_of_the_application_is_the_fault_of_the_client() -> None:
+    """Even if the function has failed outside."""
+    exchanges: list[Exchange] = []
+    app = gateway(
+        Starlette(middleware=[Middleware(Users)]),
+        authorize=lambda request: request.user == "grace",
+        observers=[exchanges.append],
+    )
+
+    answer = await send(app, "/admin/alerts", "session")
+
+    assert (answer.status, exchanges[0].fault) == (401, "client")
 
 
 @pytest.mark.parametrize(

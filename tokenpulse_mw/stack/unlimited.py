@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.routing import Match, Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..exchange import annotate, app_path, exact_reads, find_router, request_headers
 from ..ratelimit import RateLimitMiddleware
 from ..web.auth import Authorize, call, person_of
 from ..web.guesses import may_be_credential
-from ..web.problems import ProblemError
 
 logger = logging.getLogger("tokenpulse_mw")
 
@@ -73,10 +72,7 @@ class OwnEndpoint:
         """Return True if `authorize` admits a request; the endpoint reports its errors."""
         try:
             allowed = await call(self.authorize or never, Request(scope))
-        except ProblemError:
-            return False
         except Exception:  # noqa: BLE001 - the endpoint calls it again and reports the error
-            annotate(scope, fault="gateway")
             return False
         return person_of(allowed) is not None
 
@@ -146,8 +142,14 @@ class UnlimitedEndpoints:
         if await endpoint.is_authorized(scope):
             scope.update(child_scope)
             await endpoint.route.handle(scope, receive, send)
-        else:
-            await self._inside(scope, receive, send)
+            return
+
+        async def send_response(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] >= 500:
+                annotate(scope, fault="gateway")  # `authorize` failed; no provider was called
+            await send(message)
+
+        await self._inside(scope, receive, send_response)
 
 
 def _may_have_credentials(scope: Scope) -> bool:
