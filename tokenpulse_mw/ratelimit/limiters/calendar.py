@@ -161,10 +161,10 @@ class CalendarClock:
             return self._starts
         return now
 
-    def window(self) -> tuple[float, float]:
-        """Return the start and the end of the present window, in seconds since the epoch."""
+    def starts(self) -> float:
+        """Return the start of the present window, in seconds since the epoch."""
         self()
-        return self._starts, self._ends
+        return self._starts
 
     def left(self) -> float:
         """Return the seconds until the present window ends."""

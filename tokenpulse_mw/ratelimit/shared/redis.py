@@ -330,11 +330,8 @@ class CalendarOnRedis(FixedOnRedis):
 
     def _counter(self, key: str) -> tuple[tuple[str, ...], int]:
         """Return the name of the present counter, and its lifetime in milliseconds."""
-        starts, _ = self._clock.window()
-        return (
-            (f"{{{key}}}/calendar/{starts:.0f}",),
-            math.ceil(self._clock.left() * 1000) + _CALENDAR_SLACK,
-        )
+        names = (f"{{{key}}}/calendar/{self._clock.starts():.0f}",)
+        return names, math.ceil(self._clock.left() * 1000) + _CALENDAR_SLACK
 
 
 class SlidingOnRedis:

@@ -141,10 +141,10 @@ class SharedLimiter(StoredLimiter):
         )
         self.timezone = self._local.timezone
         local_clock = self._local.clock
-        self._calendar = local_clock if isinstance(local_clock, CalendarClock) else None
+        self._calendar_clock = local_clock if isinstance(local_clock, CalendarClock) else None
         # The first limit is a part of the name, so a limit that changes keeps its counters.
         amount = f"{self.limit}{self.currency or ''}"
-        window = f"{self.period}/{self.timezone}" if self._calendar else self.window
+        window = f"{self.period}/{self.timezone}" if self._calendar_clock else self.window
         self._prefix = f"{prefix}/{amount}/{window}/"
         self.counters = (storage, strategy, self._prefix)
         one_server = not is_memcached(storage) and not is_cluster(storage)
@@ -166,8 +166,8 @@ class SharedLimiter(StoredLimiter):
             self._windows = WindowsOnMemcached(self._client)
         else:
             operations: FixedOnRedis | SlidingOnRedis
-            if self._calendar is not None:
-                operations = CalendarOnRedis(self._calendar)
+            if self._calendar_clock is not None:
+                operations = CalendarOnRedis(self._calendar_clock)
             elif strategy == "fixed-window":
                 operations = FixedOnRedis(self.window)
             else:
@@ -251,9 +251,9 @@ class SharedLimiter(StoredLimiter):
             )
         amount = check_amount(amount)
         name = self._name(key)
-        now = self.clock()
+        now, calendar = self.clock(), self._calendar_clock
         age = 0.0 if since is None else now - since
-        if amount < 0 and self._calendar is not None and now - age < self._calendar.window()[0]:
+        if amount < 0 and calendar is not None and now - age < calendar.starts():
             return  # the window of the hit has ended
 
         self._refusals.remove(key)
@@ -368,7 +368,8 @@ class SharedLimiter(StoredLimiter):
     ) -> Decision:
         """Return the decision of `on_error`."""
         if self._on_error == "allow":
-            left = float(self.window) if self._calendar is None else self._calendar.left()
+            calendar = self._calendar_clock
+            left = float(self.window) if calendar is None else calendar.left()
             return Decision(True, self.limit, self.limit, left, 0.0, degraded=True)
         if self._on_error == "deny":
             return Decision(False, self.limit, 0, 1.0, 1.0, degraded=True)
