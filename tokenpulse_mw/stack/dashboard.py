@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Literal
 
 from anyio import to_thread
 from anyio.lowlevel import checkpoint
@@ -174,7 +174,7 @@ class LivePage:
             sinks=engine.sinks,
         )
 
-    def _store_state(self, state: FleetState | None) -> Any:
+    def _store_state(self, state: FleetState | None) -> Literal["ok", "failing", "none"]:
         if not self._shares_store:
             return "none"
         return "ok" if state is not None and self._engine.is_connected else "failing"

@@ -237,6 +237,7 @@ async def test_table_without_text_as_keys_is_not_shown(key: Any) -> None:
             '["until"],"msg":"until needs',
         ),
         ({"limit": 3}, "*", 422, "Expected"),
+        ({"limit": "3/minute", "by": "a" * 101}, "*", 422, "of length <= 100"),
         ({"rate": "3/minute"}, "*", 422, "is not a known field"),
         (None, "*", 415, "send JSON"),
     ],

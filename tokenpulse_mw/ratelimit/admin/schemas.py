@@ -27,7 +27,7 @@ class LimitBody(Struct, forbid_unknown_fields=True):
 
     limit: str | dict[str, str | None]
     until: datetime | None = None
-    by: str = ""
+    by: _Author = ""
     reason: _Reason = ""
 
 
