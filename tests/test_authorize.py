@@ -137,6 +137,18 @@ async def test_rejection_inside_of_the_application_is_the_fault_of_the_client() 
     assert (answer.status, exchanges[0].fault) == (401, "client")
 
 
+async def test_response_to_too_many_wrong_tokens_is_the_fault_of_the_policy() -> None:
+    """It is not a 429 of a provider."""
+    exchanges: list[Exchange] = []
+    app = gateway(Starlette(), authorize=lambda request: False, observers=[exchanges.append])
+
+    for _ in range(11):
+        await send(app, "/admin/alerts", "wrong")
+
+    faults = [(exchange.status, exchange.fault) for exchange in exchanges[-2:]]
+    assert faults == [(401, "client"), (429, "policy")]
+
+
 @pytest.mark.parametrize(
     ("options", "error"),
     [

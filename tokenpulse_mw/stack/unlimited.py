@@ -145,8 +145,11 @@ class UnlimitedEndpoints:
             return
 
         async def send_response(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] >= 500:
-                annotate(scope, fault="gateway")  # `authorize` failed; no provider was called
+            if message["type"] == "http.response.start":  # no provider was called
+                if message["status"] == 429:  # too many wrong tokens
+                    annotate(scope, fault="policy")
+                elif message["status"] >= 500:  # `authorize` failed
+                    annotate(scope, fault="gateway")
             await send(message)
 
         await self._inside(scope, receive, send_response)
