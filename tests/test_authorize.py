@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 import anyio
 import pytest
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tokenpulse_mw import HttpMetrics, Person, Settings, TokenPulse, bearer
+from tokenpulse_mw import Exchange, HttpMetrics, Person, Settings, TokenPulse, bearer
 
+from .support.apps import answering
 from .support.asgi import Answer, drive, http_scope
 
 pytestmark = pytest.mark.anyio
@@ -41,6 +44,17 @@ async def send(
     return await drive(app, http_scope(path, method=method, headers=headers, **more))
 
 
+class Users:
+    """Middleware of an application that authenticates ada."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Add the user."""
+        await self.app({**scope, "user": "ada"}, receive, send)
+
+
 async def authorize(request: Request) -> Person | None:
     """Admit ada, who may only read."""
     await anyio.lowlevel.checkpoint()
@@ -57,6 +71,25 @@ async def test_requests_that_a_function_admits_are_not_limited() -> None:
     statuses.append((await send(app, "/admin/limits", "ada")).status)
 
     assert statuses == [200] * 5 + [401, 401, 429, 200]
+
+
+@pytest.mark.parametrize(
+    ("values", "function", "is_off"),
+    [({}, None, True), ({"admin_token": TOKEN}, None, False), ({}, authorize, False)],
+)
+async def test_admin_api_that_is_off_is_logged_at_start(
+    values: Any, function: Any, is_off: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The line names the setting, since the endpoints do not exist without it."""
+    caplog.set_level(logging.INFO)
+    settings = Settings(alerts=False, **values)
+    metrics = HttpMetrics(CollectorRegistry())
+    pulse = TokenPulse(settings=settings, metrics=metrics, authorize=function)
+
+    async with pulse.lifespan():
+        lines = [line for line in caplog.messages if "are off" in line]
+
+    assert [" set TOKENPULSE_ADMIN_TOKEN, " in line for line in lines] == [True] * is_off
 
 
 async def test_rights_of_a_person_apply_to_all_endpoints() -> None:
@@ -79,14 +112,6 @@ async def test_rights_of_a_person_apply_to_all_endpoints() -> None:
 
 async def test_function_that_fails_outside_of_the_application_is_called_inside() -> None:
     """It may read what a middleware of the application adds; such requests are limited."""
-
-    class Users:
-        def __init__(self, app: ASGIApp) -> None:
-            self.app = app
-
-        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-            await self.app({**scope, "user": "ada"}, receive, send)
-
     app = gateway(
         Starlette(middleware=[Middleware(Users)]),
         limit="12/day",
@@ -96,6 +121,32 @@ async def test_function_that_fails_outside_of_the_application_is_called_inside()
     statuses = [(await send(app, "/admin/alerts", "session")).status for _ in range(13)]
 
     assert statuses == [200] * 12 + [429]
+
+
+async def test_rejection_inside_of_the_application_is_the_fault_of_the_client() -> None:
+    """Even if the function has failed outside."""
+    exchanges: list[Exchange] = []
+    app = gateway(
+        Starlette(middleware=[Middleware(Users)]),
+        authorize=lambda request: request.user == "grace",
+        observers=[exchanges.append],
+    )
+
+    answer = await send(app, "/admin/alerts", "session")
+
+    assert (answer.status, exchanges[0].fault) == (401, "client")
+
+
+async def test_response_to_too_many_wrong_tokens_is_the_fault_of_the_policy() -> None:
+    """It is not a 429 of a provider."""
+    exchanges: list[Exchange] = []
+    app = gateway(Starlette(), authorize=lambda request: False, observers=[exchanges.append])
+
+    for _ in range(11):
+        await send(app, "/admin/alerts", "wrong")
+
+    faults = [(exchange.status, exchange.fault) for exchange in exchanges[-2:]]
+    assert faults == [(401, "client"), (429, "policy")]
 
 
 @pytest.mark.parametrize(
@@ -129,6 +180,36 @@ async def test_eleventh_wrong_token_of_a_minute_is_rejected() -> None:
     assert 0 < int(answers[-1].headers["retry-after"]) <= 60
     assert (await send(app, "/admin/settings", TOKEN)).status == 200
     assert (await send(app, "/admin/limits", "guess", client=other)).status == 401
+
+
+@pytest.mark.parametrize("is_wrapped", [False, True])
+@pytest.mark.parametrize(
+    ("error", "status"), [(HTTPException(401), 401), (HTTPException(403), 403), (KeyError(1), 503)]
+)
+async def test_authorize_that_raises_rejects_and_counts(
+    error: Exception, status: int, is_wrapped: bool
+) -> None:
+    """The response is that of the exception, in an application without its own error handlers, too.
+
+    A failure of the function is the gateway's fault, and not that of a provider.
+    """
+    exchanges: list[Exchange] = []
+
+    def authorize(request: Request) -> bool:
+        raise error
+
+    if is_wrapped:
+        metrics = HttpMetrics(CollectorRegistry())
+        pulse = TokenPulse(metrics=metrics, authorize=authorize, observers=[exchanges.append])
+        app = pulse.wrap(answering())
+    else:
+        app = gateway(authorize=authorize, observers=[exchanges.append])
+
+    answers = [await send(app, "/admin/alerts", f"guess-{number}") for number in range(11)]
+
+    assert [answer.status for answer in answers] == [status] * 10 + [429]
+    assert json.loads(answers[0].body)["status"] == status
+    assert exchanges[0].fault == ("gateway" if status == 503 else "client")
 
 
 async def test_clients_behind_a_trusted_proxy_have_limits_of_their_own() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -303,20 +303,66 @@ async def test_key_that_another_process_cannot_have_is_blocked_locally() -> None
     assert engine.controls.settings == {}
 
 
-@pytest.mark.parametrize(
-    "value", [7, {"zz": [1, 2, "a", ""]}, {"00": [1, 2, "a", ""]}, {"6e": [1]}, {"6e": ["x"] * 4}]
-)
-async def test_malformed_stored_blocks_are_logged(
-    value: Any, caplog: pytest.LogCaptureFixture
+async def test_malformed_stored_blocks_are_skipped_and_logged(
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A value of another version of the library does not break the gateway."""
+    """The other blocks of the policy apply."""
     [(blocks_of_all, blocks, policy, _)] = shared(AlertEngine())
+    other = encode_key("b").hex()
+    malformed = {
+        "zz": [NOON + 60, NOON, "ada", ""],
+        "00": [NOON + 60, NOON, "ada", ""],
+        (b"i" + b"x" * 9000).hex(): [NOON + 60, NOON, "ada", ""],
+        encode_key(1).hex(): [NOON + 60],
+        encode_key(2).hex(): [NOON + 60, NOON, "ada", "", "more"],
+        encode_key(3).hex(): ["soon", NOON, "ada", ""],
+        encode_key(4).hex(): [NOON + 60, NOON, 7, ""],
+        encode_key(5).hex(): [math.nan, NOON, "ada", ""],
+        encode_key(6).hex(): [1e300, NOON, "ada", ""],
+        encode_key(7).hex(): [NOON + 60, 1e300, "ada", ""],
+        encode_key(8).hex(): {"until": NOON + 60},
+    }
+    blocked = {encode_key(key).hex(): [NOON + 60, NOON, "ada", ""] for key in ("a", "b")}
 
-    with caplog.at_level(logging.ERROR):
-        blocks_of_all.on_settings({"limit-blocks:default": value})
+    blocks_of_all.on_settings({"limit-blocks:default": {**malformed, **blocked}})
 
-    assert "stored blocks not applied: policy=default error=" in caplog.text
-    assert dict(blocks.of(policy)) == {}
+    assert set(blocks.of(policy)) == {"a", "b"}
+    [line] = caplog.messages
+    assert line.startswith("stored blocks skipped: policy=default count=11 error=")
+
+    blocks_of_all.on_settings({"limit-blocks:default": {other: [0.0, NOON + 1, "bob", ""]}})
+    assert set(blocks.of(policy)) == {"a"}
+
+
+async def test_stored_value_that_is_not_an_object_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The blocks of this process apply, and are stored again."""
+    engine = AlertEngine()
+    [(blocks_of_all, blocks, policy, _)] = shared(engine)
+    block = KeyBlock(NOON + 60, NOON, "ada", "")
+    await blocks_of_all.keep(policy, "a", block)
+    blocks.set(policy, "a", block)
+
+    await engine.controls.set_setting("limit-blocks:default", 7, by="eve")
+
+    assert set(blocks.of(policy)) == {"a"}
+    assert "stored blocks skipped: policy=default count=1 error=" in caplog.text
+    await blocks_of_all.store_lost()
+    assert list(engine.controls.settings["limit-blocks:default"]) == [encode_key("a").hex()]
+
+
+async def test_number_of_stored_blocks_that_apply_is_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those that were changed last apply."""
+    monkeypatch.setattr(shared_blocks, "_MAX_CHANGES", 2)
+    [(blocks_of_all, blocks, policy, _)] = shared(AlertEngine())
+    value = {encode_key(key).hex(): [NOON + 60, NOON + key, "ada", ""] for key in range(4)}
+
+    blocks_of_all.on_settings({"limit-blocks:default": value})
+
+    assert set(blocks.of(policy)) == {2, 3}
 
 
 async def test_name_of_a_tenant_is_shown() -> None:

@@ -216,6 +216,25 @@ async def test_process_that_stopped_is_missing() -> None:
     assert processes.store.calls == calls
 
 
+async def test_process_that_is_no_longer_alive_is_not_waited_for() -> None:
+    """Its heartbeat ends before its samples are too old; its numbers of before stay."""
+    processes = Processes(2)
+    processes.boards[0].get("/state")
+    await processes.step(0, 0)
+    await processes.step(1, 1)
+    killed = processes.boards.pop()
+    await processes.step(3)
+    processes.clocks.advance(5)
+    waits = processes.requests()
+
+    processes.boards[0].engine = replace(killed.engine, live=frozenset(["gw-0"]))
+    processes.clocks.advance(5)
+
+    assert (waits, processes.requests()) == ([None, None, None, 2], [None, None, 2, 3])
+    state = processes.boards[0].get("/state")
+    assert state["scope"] == {"kind": "fleet", "processes": 1, "missing": 0}
+
+
 async def test_slot_that_a_process_has_missed_is_a_gap() -> None:
     """The sum would be too low."""
     processes = Processes(2)

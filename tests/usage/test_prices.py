@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenpulse_mw.usage import TokenUsage
-from tokenpulse_mw.usage.prices import MAX_PAIRS, REFRESH_SECONDS, Prices
+from tokenpulse_mw.usage.prices import MAX_LOGGED, MAX_PAIRS, REFRESH_SECONDS, Prices
 from tokenpulse_mw.usage.rates import Cost, Rates
 
 ONE = TokenUsage(input=1_000_000)
@@ -172,6 +172,41 @@ def test_names_are_forgotten_after_a_quarter_of_an_hour() -> None:
     for now in (10 * REFRESH_SECONDS + 5, 11 * REFRESH_SECONDS, -50.0, 0.0, 1e12):
         assert dollars(prices, "openai", f"gpt-{now}") == 1
         assert len(prices._known) == 1
+
+
+def test_model_without_a_price_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A gap in the prices shows before a bill; models of requests do not count."""
+    now = [0.0]
+    prices = Prices({"gpt-5": priced(1)}, clock=lambda: now[0])
+
+    for model in ("gpt-5", "o3\n", "o3\n", None, "a" * 300):
+        prices.cost("openai", model, ONE)
+    now[0] += REFRESH_SECONDS
+    prices.cost("azure", "o3\n", ONE)
+    prices.estimate("openai", "made-up", ONE)
+
+    text = "model without a price, its cost is unknown (logged once): model={} provider='openai'; "
+    assert caplog.messages == [
+        text.format(model) + "add it to `prices`" for model in (r"'o3\n'", f"'{'a' * 200}'")
+    ]
+
+
+def test_number_of_logged_models_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    """The last line says that others are not logged."""
+    prices = Prices({"gpt-5": priced(1)})
+
+    for number in range(MAX_LOGGED + 5):
+        prices.cost("openai", f"model-{number}", ONE)
+
+    assert len(caplog.messages) == MAX_LOGGED + 1
+    assert caplog.messages[-1] == "more than 100 models have no price: others are not logged"
+
+
+def test_nothing_is_logged_without_prices(caplog: pytest.LogCaptureFixture) -> None:
+    """Then no cost is expected."""
+    Prices().cost("openai", "gpt-5", ONE)
+
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize("choice", ["litellm", "", True, 5])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
 import pytest
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from tokenpulse_mw.web.auth import RIGHTS, Guard, Person, bearer
@@ -176,7 +178,7 @@ async def test_authorize_that_raises_is_logged_as_an_outage(
         return result
 
     guard = Guard(authorize, of="Endpoint")
-    for status in (403, 403, 401):
+    for status in (503, 503, 401):
         with pytest.raises(ProblemError) as caught:
             await guard.authorize(Request(http_scope()))
         assert caught.value.status == status
@@ -186,6 +188,54 @@ async def test_authorize_that_raises_is_logged_as_an_outage(
         "authorize failed: requests are rejected",
         "authorize recovered (seconds=0 failures=3)",
     ]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("error", "status", "title", "headers"),
+    [
+        (HTTPException(401, "no"), 401, "Unauthorized", {"www-authenticate": "Bearer"}),
+        (
+            HTTPException(401, "no", {"WWW-Authenticate": "Basic"}),
+            401,
+            "Unauthorized",
+            {"www-authenticate": "Basic"},
+        ),
+        (HTTPException(403, "no"), 403, "Forbidden", {}),
+        (
+            HTTPException(503, "no", {"Retry-After": "9"}),
+            503,
+            "Service Unavailable",
+            {"retry-after": "9"},
+        ),
+        (HTTPException(499, "no"), 499, "Error", {}),
+    ],
+)
+async def test_http_exception_of_authorize_is_the_response(
+    error: HTTPException,
+    status: int,
+    title: str,
+    headers: dict[str, str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its status, detail and headers are kept, also of a status without a name; it is no outage."""
+
+    def authorize(request: Request) -> bool:
+        raise error
+
+    guard = Guard(authorize, of="Endpoint")
+    with pytest.raises(ProblemError) as caught:
+        await guard.authorize(Request(http_scope()))
+
+    response = problem_response(caught.value)
+    assert json.loads(bytes(response.body)) == {
+        "type": "about:blank",
+        "title": title,
+        "status": status,
+        "detail": "no",
+    }
+    assert caught.value.headers == headers
+    assert not caplog.messages
 
 
 @pytest.mark.anyio

@@ -26,7 +26,7 @@ from .rules import Rule, StalledRequest, UpstreamQuotaLow, default_rules
 from .silences import Silences
 from .sinks import AlertEvent, LogSink, Sink
 from .steps import in_steps
-from .store import AlertStore, FleetState, MemoryAlertStore, StoreError
+from .store import AlertStore, FleetState, MemoryAlertStore, Process, StoreError
 from .store_writer import StoreWriter
 from .thresholds import Thresholds
 from .timeouts import call_with_timeout
@@ -300,6 +300,11 @@ class AlertEngine:
         return self._member.state
 
     @property
+    def live_processes(self) -> list[Process]:
+        """Processes that were alive at the last heartbeat: seen within the lease."""
+        return [member.process for member in self._member.live(self._member.options.lease)]
+
+    @property
     def now(self) -> float:
         """Seconds since the epoch: the time of the store if processes share it."""
         return self._member.at
@@ -430,8 +435,8 @@ class AlertEngine:
         return {(): int(self.leads)}
 
     def fleet_members(self) -> Mapping[tuple[()], int]:
-        """Return the number of processes of the fleet that were alive at the last heartbeat."""
-        return {(): len(self._member.live(self._member.options.lease))}
+        """Return the number of live processes of the fleet."""
+        return {(): len(self.live_processes)}
 
     def fleet_behind(self) -> Mapping[tuple[()], float]:
         """Return the age in seconds of the oldest traffic that the store does not have."""

@@ -20,7 +20,7 @@ from ..exchange import drop_exchange
 from ..lifespan import background_tasks
 from ..web.auth import Authorize, Guard
 from ..web.endpoint import Endpoint
-from ..web.openapi import describe
+from ..web.openapi import openapi_operation
 from ..web.operation import Operation
 from ..web.parameters import integer, text
 from . import schemas, views
@@ -106,7 +106,7 @@ class Dashboard:
                 store,
                 self.sampler,
                 facts=self._facts_with_requests,
-                has_peers=self._has_peers,
+                live=lambda: self._engine().live,
                 slots=slots,
                 max_names=max_names,
                 timeout=timeout,
@@ -186,12 +186,7 @@ class Dashboard:
         guard = Guard(authorize, of="Dashboard.routes")
         live = f"{prefix}/live"
         operations = self._operations()
-        description = describe(operations, live, title="Live page", text=_DESCRIPTION)
-
-        async def get_openapi(query: Query) -> object:
-            return {**description, "servers": [{"url": query.root}]} if query.root else description
-
-        openapi = operation("/openapi.json", get_openapi, "Return the OpenAPI description")
+        openapi = openapi_operation(operations, live, title="Live page", text=_DESCRIPTION)
         routes = [
             Endpoint([one], guard=guard, on_authorized=drop_exchange).route(
                 live + one.path, name=f"live{one.path.replace('/', '_')}"
@@ -326,9 +321,6 @@ class Dashboard:
     async def _sample_fleet(self) -> None:
         assert self._fleet is not None
         await self.sampler.run(self._fleet.sampled)
-
-    def _has_peers(self) -> bool:
-        return len(self._engine().live) > 1
 
     def _facts_with_requests(self) -> Facts:
         facts = self._own_facts()

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, get_args
 
-import msgspec
-
 from ..web.auth import Person, Right
+from ..web.endpoint import as_json
 from ..web.etag import quoted
 from ..web.operation import ApiRequest, ApiResponse, Operation
 from ..web.parameters import Parameter
@@ -27,12 +26,10 @@ class Query:
     Attributes:
         me: The caller.
         values: Values of the query parameters by name.
-        root: Root path of the application.
     """
 
     me: schemas.Me
     values: Mapping[str, Any]
-    root: str
 
 
 Handle = Callable[[Query], Awaitable[object]]
@@ -59,8 +56,7 @@ def operation(
     """
 
     async def respond(request: ApiRequest) -> ApiResponse:
-        root = request.http.scope.get("root_path", "")
-        body = await handle(Query(_me(request.caller), request.query, root))
+        body = await handle(Query(_me(request.caller), request.query))
         if unchanging is None:
             return ApiResponse(as_json(body), headers=_NOSNIFF)
         tag = _tag(body, unchanging)
@@ -86,24 +82,6 @@ def operation(
 
 def _me(caller: Person) -> schemas.Me:
     return schemas.Me(caller.name, [right for right in _RIGHTS if right in caller.can])
-
-
-def as_json(body: object) -> bytes:
-    """Return JSON; lone surrogates, as in the name of a tenant, are replaced."""
-    try:
-        return msgspec.json.encode(body)
-    except UnicodeEncodeError:
-        return msgspec.json.encode(_without_surrogates(msgspec.to_builtins(body)))
-
-
-def _without_surrogates(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, dict):
-        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_surrogates(item) for item in value]
-    return value
 
 
 def _tag(body: Any, unchanging: tuple[str, ...]) -> str:

@@ -29,7 +29,7 @@ from .sampler import Sampler
 logger = logging.getLogger("tokenpulse_mw")
 
 MAX_PAYLOAD_BYTES = 256 * 1024
-FRESH_SECONDS = 45.0  # after its last sample, the numbers of a process are included
+FRESH_SECONDS = 45.0  # after its last sample, the facts of a live process are included
 WATCH_SECONDS = 300.0  # after the last request, in which processes store their numbers
 _MARK_SECONDS = 60.0  # between two writes that extend this time
 _OVERLAP_SECONDS = 15.0  # in which a sample may be committed after a later one
@@ -161,7 +161,7 @@ class Fleet:
         store: The store.
         sampler: Numbers of this process.
         facts: Returns the facts of this process, with its requests.
-        has_peers: Returns True if other processes share the store.
+        live: Returns the names of the processes that share the store and are alive.
         slots: Number of slots.
         max_names: Maximum number of providers, of routes and of models.
         timeout: Seconds that a call of the store may take.
@@ -179,7 +179,7 @@ class Fleet:
         sampler: Sampler,
         *,
         facts: Callable[[], Facts],
-        has_peers: Callable[[], bool],
+        live: Callable[[], frozenset[str]],
         slots: int,
         max_names: int,
         timeout: float = 2.0,
@@ -187,7 +187,7 @@ class Fleet:
         jitter: Callable[[], float] = lambda: 2 * random.random(),
     ) -> None:
         self._store, self._sampler, self._facts = store, sampler, facts
-        self._has_peers, self._slots, self._max_names = has_peers, slots, max_names
+        self._live, self._slots, self._max_names = live, slots, max_names
         self._timeout, self._clock, self._jitter = timeout, clock, jitter
         self._outage = Outage(logger, clock=clock)
         self._damage = Outage(logger, clock=clock)
@@ -223,7 +223,7 @@ class Fleet:
 
     async def publish(self) -> None:
         """Store the new slots if another process reads them; failures are logged."""
-        if not self._has_peers():
+        if len(self._live()) < 2:
             return
         try:
             with anyio.fail_after(self._timeout):
@@ -293,7 +293,7 @@ class Fleet:
             Exception: The store failed.
         """
         await self._merge_own()
-        if not self._has_peers() and not self._peers:
+        if len(self._live()) < 2 and not self._peers:
             return
         if self._clock() - self._marked_at >= _MARK_SECONDS:
             await self._store.watch_samples(WATCH_SECONDS)
@@ -311,9 +311,12 @@ class Fleet:
 
     def fresh(self) -> list[Sample]:
         """Return the last samples of the processes that are included."""
-        return [
-            peer.sample for peer in self._peers.values() if self._now - peer.at <= FRESH_SECONDS
-        ]
+        live = self._live()
+        return [peer.sample for peer in self._peers.values() if self._is_fresh(peer, live)]
+
+    def _is_fresh(self, peer: Peer, live: frozenset[str]) -> bool:
+        """Return True if a process is alive, and its last sample is not too old."""
+        return peer.sample.facts.member in live and self._now - peer.at <= FRESH_SECONDS
 
     def _expire(self) -> None:
         """Drop processes that have ended, and set the last complete slot."""
@@ -321,10 +324,11 @@ class Fleet:
         self._peers = {key: peer for key, peer in self._peers.items() if peer.at > oldest}
         self._last = {key: last for key, last in self._last.items() if key in self._peers}
         if self.history is not None:
+            live = self._live()
             lasts = [
                 last
                 for key, last in self._last.items()
-                if self._now - self._peers[key].at <= FRESH_SECONDS and last >= self._merged - 2
+                if self._is_fresh(self._peers[key], live) and last >= self._merged - 2
             ]
             self.history.end = min([self._merged, *lasts])
 

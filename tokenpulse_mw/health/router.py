@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Router
@@ -195,7 +194,7 @@ class HealthRouter(Router):
             return False
         try:
             await self._guard.authorize(request)
-        except (ProblemError, HTTPException):
+        except ProblemError:
             return False
         return True
 

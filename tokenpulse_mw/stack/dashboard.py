@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Literal
 
 from anyio import to_thread
 from anyio.lowlevel import checkpoint
@@ -27,7 +27,6 @@ from ..metrics import HttpMetrics
 from ..web.auth import Authorize
 from .origins import warn_unused
 
-_LIVE_SECONDS = 45.0  # after its last heartbeat, a process is expected to report its numbers
 _MAX_STALLED = 100  # that are counted
 _MAX_TENANTS = 50_000
 _MAX_NAMES = 200  # of tenants, for the other processes
@@ -65,10 +64,10 @@ class LivePage:
         self._settings, self._engine, self._metrics = settings, engine, metrics
         self._health, self._in_progress, self._upstream = health, in_progress, upstream
         self._shares_store = settings.alerts and not isinstance(engine.store, MemoryAlertStore)
-        merges = metrics.is_shared and not self._shares_store
+        self._merges = metrics.is_shared and not self._shares_store
         self.dashboard = Dashboard(
             Sources(
-                series=self._merged_series if merges else self._own_series,
+                series=self._merged_series if self._merges else self._own_series,
                 scope=self._scope,
                 service=service,
                 version=_version(),
@@ -118,7 +117,7 @@ class LivePage:
         self.dashboard.on_alert(event.transition, event.finding.title, event.at)
 
     def on_delivery(self, sink: str, result: str) -> None:
-        """Remember successful deliveries."""
+        """Note the time of a successful delivery."""
         self.dashboard.on_delivery(sink, result)
 
     async def _own_series(self) -> Sequence[Any]:
@@ -129,7 +128,7 @@ class LivePage:
         return await to_thread.run_sync(self._metrics.series)
 
     def _scope(self) -> schemas.Scope:
-        if self._metrics.is_shared and not self._shares_store:
+        if self._merges:
             return schemas.Scope("machine", self._workers, 0)
         return schemas.Scope("process", 1, 0)
 
@@ -153,7 +152,6 @@ class LivePage:
             evaluated = state.evaluated_at
         severities = Counter(finding.severity for finding in engine.firing)
         members = () if state is None else state.members
-        now = 0.0 if state is None else state.now
         return EngineFacts(
             engine=schemas.Engine(
                 last_evaluation_at=None if evaluated is None else to_time(evaluated),
@@ -175,13 +173,11 @@ class LivePage:
                 )
                 for member in members
             ],
-            live=frozenset(
-                member.process.name for member in members if now - member.seen_at <= _LIVE_SECONDS
-            ),
+            live=frozenset(process.name for process in engine.live_processes),
             sinks=engine.sinks,
         )
 
-    def _store_state(self, state: FleetState | None) -> Any:
+    def _store_state(self, state: FleetState | None) -> Literal["ok", "failing", "none"]:
         if not self._shares_store:
             return "none"
         return "ok" if state is not None and self._engine.is_connected else "failing"

@@ -142,6 +142,7 @@ def create_limiter(
             prefix=f"{settings.limit_prefix}:{name}" if name else settings.limit_prefix,
             on_error=settings.limit_on_error,
             max_keys=max_keys,
+            timezone=timezone,
         )
 
 

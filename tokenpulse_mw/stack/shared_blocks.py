@@ -7,12 +7,14 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import anyio
+import msgspec
 
 from ..alerts import AlertEngine, StoreError
 from ..alerts.store import MemoryAlertStore
 from ..ratelimit import BlockedKeys, KeyBlock, Policy
 from ..ratelimit.encoding import decode_key, encode_key
 from ..web.problems import ProblemError
+from ..web.text import single_line
 
 logger = logging.getLogger("tokenpulse_mw")
 
@@ -21,6 +23,7 @@ _KEPT_SECONDS = 86_400  # for which the end of a block is stored: no block lasts
 _MAX_CHANGES = 2000  # of a policy
 _WATCH_SECONDS = 5.0
 _LATER_SECONDS = 0.001  # between two changes of a key
+_MAX_ERROR_CHARS = 200
 
 Changes = dict[str, KeyBlock]  # by the encoded key in hexadecimal
 
@@ -103,25 +106,43 @@ class SharedBlocks:
             if value is None:
                 continue
             known = self._changes.get(policy.name, {})
+            stored, keys = self._read(policy, value)
+            newer = {
+                name: change
+                for name, change in stored.items()
+                if name not in known or change.at > known[name].at
+            }
+            self._changes[policy.name] = changes = self._merged(policy, newer)
+            for name, change in newer.items():
+                if name in changes:
+                    self._blocks.set(policy, keys[name], change)
+            self._lost.discard(policy.name)
+            if any(
+                name not in stored or stored[name].at < change.at
+                for name, change in changes.items()
+            ):
+                self._lost.add(policy.name)
+
+    def _read(self, policy: Policy, value: Any) -> tuple[Changes, dict[str, Hashable]]:
+        """Return the changes in a stored value, and their keys; skip and log malformed ones."""
+        changes, keys = Changes(), dict[str, Hashable]()
+        latest = self._blocks.clock() + 2 * _KEPT_SECONDS
+        skipped, last = 0, ""
+        for name, item in value.items() if isinstance(value, dict) else [("", value)]:
             try:
-                stored = {name: KeyBlock(*change) for name, change in value.items()}
-                newer = {
-                    name: change
-                    for name, change in stored.items()
-                    if name not in known or change.at > known[name].at
-                }
-                keys = {name: decode_key(bytes.fromhex(name)) for name in newer}
-                self._changes[policy.name] = self._merged(policy, newer)
-                for name, key in keys.items():
-                    self._blocks.set(policy, key, newer[name])
-                self._lost.discard(policy.name)
-                if any(
-                    name not in stored or stored[name].at < change.at
-                    for name, change in self._changes[policy.name].items()
-                ):
-                    self._lost.add(policy.name)
-            except (AttributeError, TypeError, ValueError) as error:
-                logger.error("stored blocks not applied: policy=%s error=%s", policy.name, error)
+                change = msgspec.convert(item, KeyBlock)
+                if not (change.at < latest and change.until < latest):
+                    raise ValueError("times must be at most two days from now")
+                keys[name] = decode_key(bytes.fromhex(name))
+            except (TypeError, ValueError) as error:
+                skipped, last = skipped + 1, single_line(str(error), _MAX_ERROR_CHARS)
+            else:
+                changes[name] = change
+        if skipped:
+            logger.error(
+                "stored blocks skipped: policy=%s count=%d error=%s", policy.name, skipped, last
+            )
+        return changes, keys
 
     def _merged(self, policy: Policy, newer: Changes) -> Changes:
         """Return the last change of each key, without those that no longer have an effect."""

@@ -190,6 +190,7 @@ class TokenPulse:
         defaults.warn_if_unused(self.settings, engine=engine, metrics=metrics)
         self._client_key = limits.client_key(self.settings)
         admin = defaults.admin_guard(self.settings, authorize, self._client_key)
+        self._has_admin = admin is not None
         scraper = defaults.metrics_guard(self.settings, self._client_key)
         self.health = HealthRouter(
             service=service,
@@ -482,6 +483,11 @@ class TokenPulse:
             self.reset()
         self._has_run = True
         configure_logs(self.settings)
+        if not self._has_admin:
+            logger.info(
+                "admin API and live page are off: set TOKENPULSE_ADMIN_TOKEN, or give TokenPulse "
+                "authorize"
+            )
         limits.warn_of_missing_prices(self.policies, self.prices)
         if self._shared_blocks is not None:
             await exits.enter_async_context(self.engine)

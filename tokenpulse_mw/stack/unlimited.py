@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
-from inspect import isawaitable
 
 from starlette.requests import Request
 from starlette.routing import Match, Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..exchange import app_path, exact_reads, find_router, request_headers
+from ..exchange import annotate, app_path, exact_reads, find_router, request_headers
 from ..ratelimit import RateLimitMiddleware
-from ..web.auth import Authorize, person_of
+from ..web.auth import Authorize, call, person_of
 from ..web.guesses import may_be_credential
 
 logger = logging.getLogger("tokenpulse_mw")
@@ -72,9 +71,7 @@ class OwnEndpoint:
     async def is_authorized(self, scope: Scope) -> bool:
         """Return True if `authorize` admits a request; the endpoint reports its errors."""
         try:
-            allowed: object = (self.authorize or never)(Request(scope))
-            if isawaitable(allowed):
-                allowed = await allowed
+            allowed = await call(self.authorize or never, Request(scope))
         except Exception:  # noqa: BLE001 - the endpoint calls it again and reports the error
             return False
         return person_of(allowed) is not None
@@ -145,8 +142,17 @@ class UnlimitedEndpoints:
         if await endpoint.is_authorized(scope):
             scope.update(child_scope)
             await endpoint.route.handle(scope, receive, send)
-        else:
-            await self._inside(scope, receive, send)
+            return
+
+        async def send_response(message: Message) -> None:
+            if message["type"] == "http.response.start":  # no provider was called
+                if message["status"] == 429:  # too many wrong tokens
+                    annotate(scope, fault="policy")
+                elif message["status"] >= 500:  # `authorize` failed
+                    annotate(scope, fault="gateway")
+            await send(message)
+
+        await self._inside(scope, receive, send_response)
 
 
 def _may_have_credentials(scope: Scope) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -12,10 +13,13 @@ from .price_list import MAX_NAME_CHARS, PriceList, load_price_list
 from .rates import CompiledRates, Cost, Rates
 from .tokens import TokenUsage
 
+logger = logging.getLogger("tokenpulse_mw.usage")
+
 PriceTable = Mapping[Any, Rates]  # by model or (provider, model); types of keys are invariant
 _Known = dict[tuple[str, str | None], CompiledRates | None]
 
 MAX_PAIRS = 4_096  # of provider and model, kept until the next refresh
+MAX_LOGGED = 100  # models without a price that are logged
 REFRESH_SECONDS = 900  # aligned to the clock, as prices by date or time of day change then
 
 
@@ -29,7 +33,8 @@ class Prices:
     3. longer patterns, before shorter ones;
     4. the order of `table`.
 
-    Then follows the price list, if there is one. Names match regardless of case.
+    Then follows the price list, if there is one. Names match regardless of case. If there is any
+    price, each of the first 100 models that respond and have none is logged once.
 
     Args:
         table: Rates by model, or by (provider, model). A model is a name, or a pattern with `*`,
@@ -56,6 +61,7 @@ class Prices:
         self._clock = clock
         self._known: _Known = {}
         self._requested: _Known = {}  # by requests
+        self._logged = set[str]()
         self._since = self._until = 0.0
 
     def __bool__(self) -> bool:
@@ -82,6 +88,8 @@ class Prices:
             rates = self._known[provider, model]
         except KeyError:
             rates = self._find(provider, model, now, self._known)
+            if rates is None and model and self:
+                self._log_unpriced(provider, model[:MAX_NAME_CHARS])
         return None if rates is None else rates.cost(usage)
 
     def estimate(self, provider: str, model: str | None, usage: TokenUsage) -> Cost | None:
@@ -99,6 +107,21 @@ class Prices:
         if rates is None and pair not in self._requested:
             rates = self._find(provider, model, now, self._requested)
         return None if rates is None else rates.cost(usage)
+
+    def _log_unpriced(self, provider: str, model: str) -> None:
+        logged = self._logged
+        if model in logged or len(logged) > MAX_LOGGED:
+            return
+        logged.add(model)
+        if len(logged) > MAX_LOGGED:
+            logger.warning("more than %d models have no price: others are not logged", MAX_LOGGED)
+        else:
+            logger.warning(
+                "model without a price, its cost is unknown (logged once): model=%r provider=%r; "
+                "add it to `prices`",
+                model,
+                provider,
+            )
 
     def _refresh(self, now: float) -> None:
         self._known.clear()

@@ -70,6 +70,7 @@ Authorize = Callable[[Request], Allowed | Awaitable[Allowed]]
 # Returns the id of the tenant that sent a request, or None if it is not a tenant.
 TenantOf = Callable[[Request], str | Awaitable[str | None] | None]
 
+_CHALLENGE = {"www-authenticate": "Bearer"}  # of each 401 (RFC 9110)
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _MAX_NAME_CHARS = 100  # in an error
 _OWN_SITE = {"same-origin", "none"}  # "none": typed by the user, or opened from a bookmark
@@ -120,7 +121,6 @@ class Guard:
         Raises:
             ProblemError: The request is cross-site, is not authorized, lacks the right, has a
                 wrong token after too many others, or `authorize` failed.
-            HTTPException: Raised by `authorize`.
         """
         if request.method not in _SAFE_METHODS and _is_cross_site(request.headers):
             raise ProblemError(
@@ -129,15 +129,13 @@ class Guard:
                 "program that sends neither Sec-Fetch-Site nor Origin.",
             )
         try:
-            allowed = self._authorize(request)
-            if isawaitable(allowed):
-                allowed = await allowed
-        except (HTTPException, ProblemError):
-            raise  # the error contains the response
+            allowed = await call(self._authorize, request)
+        except ProblemError:
+            raise
         except Exception as error:  # noqa: BLE001 - the request needs a response
             # Any client can cause this, so an outage limits the tracebacks in the log.
             self._outage.failed("%s failed: requests are rejected", self._name, error=error)
-            raise ProblemError(403, "Authorization failed: try again later.") from None
+            raise ProblemError(503, "Authorization failed: try again later.") from None
         if isinstance(allowed, bool | str | Person | None):
             self._outage.recovered("%s recovered", self._name)
         else:
@@ -149,7 +147,7 @@ class Guard:
             raise ProblemError(
                 401,
                 "Authentication required: send a valid bearer token.",
-                headers={"www-authenticate": "Bearer"},
+                headers=_CHALLENGE,
             )
         if right not in person.can:
             name = single_line(person.name, _MAX_NAME_CHARS)
@@ -159,6 +157,24 @@ class Guard:
                 f"{name or 'the caller'} has {_listed(person.can)}.",
             )
         return person
+
+
+async def call(authorize: Authorize, request: Request) -> object:
+    """Return the result of `authorize` for a request.
+
+    Raises:
+        ProblemError: `authorize` raised an HTTPException, whose status, detail and headers the
+            response has.
+    """
+    try:
+        allowed: object = authorize(request)
+        return await allowed if isawaitable(allowed) else allowed
+    except HTTPException as error:
+        # Not propagated: an application that is wrapped has no handler for it.
+        headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+        if error.status_code == 401:
+            headers = {**_CHALLENGE, **headers}
+        raise ProblemError(error.status_code, str(error.detail), headers=headers) from None
 
 
 def person_of(allowed: object) -> Person | None:

@@ -99,9 +99,12 @@ def method_not_allowed(methods: Iterable[str]) -> ProblemError:
 
 def as_json(value: object) -> bytes:
     """Return `value` as JSON; lone surrogates, as in the name of a tenant, are replaced."""
-    plain = msgspec.to_builtins(value)
-    text = json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return replace_surrogates(text).encode()
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        plain = msgspec.to_builtins(value)
+        text = json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return replace_surrogates(text).encode()
 
 
 def _response(response: ApiResponse) -> Response:

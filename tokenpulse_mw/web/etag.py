@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from starlette.requests import Request
+
+from .problems import ProblemError
+
 # An entity tag, or an empty element, of a list (RFC 9110, sections 5.6.1.2 and 8.8.3).
 _ELEMENT = re.compile(r'[ \t]*+(?:(W/)?"([\x21\x23-\x7e\x80-\xff]*)")?[ \t]*+(?:,|\Z)')
 
@@ -58,6 +62,23 @@ def parse_tags(header: str) -> Tags:
     if not strong and not weak:
         raise _malformed()
     return Tags(strong=tuple(strong), weak=tuple(weak))
+
+
+def if_match(request: Request) -> Tags:
+    """Return the entity tags of `If-Match`, which are the versions that a change may replace.
+
+    Raises:
+        ProblemError: The header is missing or malformed.
+    """
+    headers = request.headers.getlist("if-match")
+    if not headers:
+        raise ProblemError(
+            428, "Precondition required: send If-Match with the ETag that you read, or * for any."
+        )
+    try:
+        return parse_tags(",".join(headers))
+    except ValueError as error:
+        raise ProblemError(400, f"Invalid If-Match: {error}.") from None
 
 
 def _malformed() -> ValueError:

@@ -7,19 +7,18 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from hashlib import blake2b
-from inspect import isawaitable
 from secrets import token_bytes
 from typing import Any, Protocol
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Scope
 
-from .auth import Authorize, Person, person_of
+from .auth import Authorize, Person, call, person_of
 from .problems import ProblemError
 
 _SCOPE_KEY = "tokenpulse_mw.guess_limit"
 _MAX_ACCEPTED = 1000
+_REJECTIONS = (401, 403)
 # In names of headers; HTTP/2 has `:authority` instead of `host`.
 _CREDENTIAL = re.compile(rb"auth(?!ority)|cookie|jwt|key|password|secret|token")
 
@@ -39,10 +38,12 @@ class GuessCounter(Protocol):
 class GuessLimit:
     """Function `authorize` that limits the wrong tokens of each client.
 
-    A rejected request counts as a wrong token if it has a header that can hold credentials. Once a
-    client has sent too many, its further tokens are rejected with 429 and not checked. Credentials
-    that were accepted from the same client before are still checked: otherwise a client could lock
-    out operators behind the same address. Of accepted credentials, only a keyed hash is stored.
+    A request that is not admitted counts as a wrong token if it has a header that can hold
+    credentials, even if the function raises an error. Once a client has sent too many, its further
+    tokens are rejected with 429 and not checked. Credentials that were accepted from the same
+    client before are still checked, and count only if they are rejected: otherwise a client, or an
+    outage, could lock out operators behind the same address. Of accepted credentials, only a keyed
+    hash is stored.
 
     Args:
         authorize: The function that checks a request.
@@ -63,7 +64,8 @@ class GuessLimit:
         A request that is checked again, such as by an inner layer, counts once.
 
         Raises:
-            ProblemError: The client has sent too many wrong tokens.
+            ProblemError: The client has sent too many wrong tokens, or the function raised an
+                HTTPException.
         """
         scope = request.scope
         owner, outcome = scope.get(_SCOPE_KEY, (None, None))
@@ -75,7 +77,7 @@ class GuessLimit:
             raise outcome
         credentials = self._credentials(request)
         if credentials is None:
-            return await self._check(request)
+            return await call(self._authorize, request)
         client = self._client_of(scope)
         is_known = (client, credentials) in self._accepted
         is_counted = outcome is not None
@@ -84,27 +86,21 @@ class GuessLimit:
             self._count(scope, client)
             is_counted = True
         try:
-            allowed = await self._check(request)
-        except HTTPException as error:
-            if error.status_code not in (401, 403):
-                self._undo(scope, client, is_counted=is_counted)
-            raise
-        except BaseException:
-            self._undo(scope, client, is_counted=is_counted)
+            allowed = await call(self._authorize, request)
+        except ProblemError as problem:
+            if not is_counted and problem.status in _REJECTIONS:
+                self._count(scope, client)
             raise
         person = person_of(allowed)
         if person is None:
             if not is_counted:
                 self._count(scope, client)
             return allowed
-        self._undo(scope, client, is_counted=is_counted)
+        if is_counted:
+            self._counter.charge(client, -1)
         self._accept(client, credentials)
         scope[_SCOPE_KEY] = self, person
         return person
-
-    async def _check(self, request: Request) -> object:
-        allowed: object = self._authorize(request)
-        return await allowed if isawaitable(allowed) else allowed
 
     def _count(self, scope: Scope, client: Hashable) -> None:
         """Count a wrong token, or reject the request if there were too many."""
@@ -119,11 +115,6 @@ class GuessLimit:
             scope[_SCOPE_KEY] = self, problem
             raise problem
         scope[_SCOPE_KEY] = self, "counted"
-
-    def _undo(self, scope: Scope, client: Hashable, *, is_counted: bool) -> None:
-        if is_counted:
-            self._counter.charge(client, -1)
-            del scope[_SCOPE_KEY]
 
     def _accept(self, client: Hashable, credentials: bytes) -> None:
         """Store accepted credentials instead of those that were used least recently."""

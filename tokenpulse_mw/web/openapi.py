@@ -10,18 +10,16 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from .operation import Operation
+from .operation import ApiRequest, ApiResponse, Operation
 from .problems import PROBLEM_JSON
 
 Json = dict[str, Any]
 
 _REF = "#/components/schemas/{name}"
-_COMMON_STATUSES = (401, 403, 422, 429)
+_COMMON_STATUSES = (401, 403, 422, 429, 503)
 _BODY_STATUSES = (400, 413, 415)
-_FORBIDDEN = "Forbidden: the caller lacks the right `{right}`, or authorization failed"
-_CROSS_SITE = "Forbidden: the request is cross-site, the caller lacks the right `{right}`, or " + (
-    "authorization failed"
-)
+_FORBIDDEN = "Forbidden: the caller lacks the right `{right}`"
+_CROSS_SITE = "Forbidden: the request is cross-site, or the caller lacks the right `{right}`"
 _TOO_MANY = "Too Many Requests: too many wrong tokens from this address"
 
 
@@ -43,23 +41,32 @@ class Problem(Struct, kw_only=True):
     version: int | UnsetType | None = UNSET
 
 
-def describe(
-    operations: Sequence[Operation],
-    prefix: str,
-    *,
-    title: str,
-    text: str,
-    statuses: Sequence[int] = (),
-) -> Json:
-    """Return the OpenAPI document of `operations`.
+def openapi_operation(
+    operations: Sequence[Operation], prefix: str, *, title: str, text: str
+) -> Operation:
+    """Return `GET /openapi.json`, the OpenAPI document of `operations`.
 
     Args:
         operations: Operations below `prefix`.
         prefix: Path of the API.
         title: Title of the API.
         text: Description of the API.
-        statuses: Statuses of errors that every operation has, in addition to those of all APIs.
     """
+    document = _document(operations, prefix, title=title, text=text)
+
+    async def get_openapi(request: ApiRequest) -> ApiResponse:
+        root = request.http.scope.get("root_path")
+        return ApiResponse({**document, "servers": [{"url": root}]} if root else document)
+
+    return Operation(
+        method="GET",
+        path="/openapi.json",
+        handle=get_openapi,
+        summary="Return the OpenAPI description of this API",
+    )
+
+
+def _document(operations: Sequence[Operation], prefix: str, *, title: str, text: str) -> Json:
     types = {
         body_type
         for operation in operations
@@ -72,7 +79,7 @@ def describe(
     paths: dict[str, Json] = {}
     for operation in operations:
         path = paths.setdefault(prefix + operation.path, {})
-        path[operation.method.lower()] = _operation(operation, schema_of, statuses)
+        path[operation.method.lower()] = _operation(operation, schema_of)
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": "1", "description": text},
@@ -85,12 +92,12 @@ def describe(
     }
 
 
-def _operation(operation: Operation, schema_of: dict[Any, Json], statuses: Sequence[int]) -> Json:
+def _operation(operation: Operation, schema_of: dict[Any, Json]) -> Json:
     description: Json = {
         "operationId": getattr(operation.handle, "__name__", operation.path),
         "summary": operation.summary,
         "parameters": list(_parameters(operation)),
-        "responses": _responses(operation, schema_of, statuses),
+        "responses": _responses(operation, schema_of),
     }
     if operation.body_type is not None:
         schema = schema_of[operation.body_type]
@@ -116,7 +123,7 @@ def _parameters(operation: Operation) -> Iterator[Json]:
         yield {"name": name, "in": "header", "required": required, "schema": string}
 
 
-def _responses(operation: Operation, schema_of: dict[Any, Json], statuses: Sequence[int]) -> Json:
+def _responses(operation: Operation, schema_of: dict[Any, Json]) -> Json:
     success: Json = {"description": HTTPStatus(operation.status).phrase}
     if operation.headers:
         success["headers"] = {name: {"schema": {"type": "string"}} for name in operation.headers}
@@ -126,7 +133,7 @@ def _responses(operation: Operation, schema_of: dict[Any, Json], statuses: Seque
             **{name: {"schema": {"type": "string"}} for name in operation.text_types},
         }
     changes = operation.method != "GET"
-    errors = {*_COMMON_STATUSES, *statuses, *operation.error_statuses}
+    errors = {*_COMMON_STATUSES, *operation.error_statuses}
     if changes:
         errors.update(_BODY_STATUSES)
     problem = {PROBLEM_JSON: {"schema": schema_of[Problem]}}

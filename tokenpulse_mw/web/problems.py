@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from http import HTTPStatus
+from http.client import responses
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
@@ -60,7 +60,7 @@ def problem_response(problem: ProblemError) -> Response:
     """Return the response to a rejected request; values of the request are truncated."""
     body = {
         "type": "about:blank",
-        "title": HTTPStatus(problem.status).phrase,
+        "title": responses.get(problem.status, "Error"),
         "status": problem.status,
         "detail": problem.detail,
         **problem.more,

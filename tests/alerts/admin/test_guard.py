@@ -81,18 +81,18 @@ def test_other_result_gets_401_and_is_logged(
 
 
 def test_http_exception_of_authorize_is_the_response() -> None:
-    """An HTTPException of `authorize` is sent unchanged."""
+    """An HTTPException of `authorize` is sent as problem details."""
 
     def authorize(request: Request) -> bool:
         raise HTTPException(429, "not so fast", headers={"retry-after": "5"})
 
     response = Api(authorize=authorize).request("GET")
 
-    assert (response.status_code, response.text) == (429, "not so fast")
+    assert (response.status_code, response.json()["detail"]) == (429, "not so fast")
     assert response.headers["retry-after"] == "5"
 
 
-def test_exception_of_authorize_gets_403_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_exception_of_authorize_gets_503_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """The log has the exception of `authorize`, and the response does not."""
 
     def authorize(request: Request) -> bool:
@@ -100,7 +100,7 @@ def test_exception_of_authorize_gets_403_and_is_logged(caplog: pytest.LogCapture
 
     response = Api(authorize=authorize).request("GET")
 
-    assert response.status_code == 403
+    assert response.status_code == 503
     assert "s3cret" not in response.text
     assert [record.levelno for record in caplog.records if record.exc_info] == [logging.ERROR]
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from schemathesis import GenerationMode
 from starlette.applications import Starlette
 from starlette.requests import Request
+from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from tokenpulse_mw import TokenUsage, annotate
@@ -245,6 +246,15 @@ def test_tenant_of_another_type_is_logged(caplog: pytest.LogCaptureFixture) -> N
 
     assert TestClient(Starlette(routes=routes)).get("/usage").status_code == 401
     assert "tenant_of must return the id of a tenant or None, got <class 'int'>" in caplog.text
+
+
+def test_description_below_a_mount_has_its_root_path() -> None:
+    """Otherwise a client would send requests to paths that do not exist."""
+    app = Starlette(routes=[Mount("/ops", app=Gateway().app)])
+
+    document = TestClient(app, headers=HEADERS).get("/ops/admin/usage/openapi.json").json()
+
+    assert document["servers"] == [{"url": "/ops"}]
 
 
 @pytest.mark.slow

@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 from starlette.applications import Starlette
 
-from tokenpulse_mw import InFlight, Limiter, Policy, Settings, SharedLimiter, TokenPulse, keys
+from tokenpulse_mw import (
+    InFlight,
+    Limiter,
+    PlanLimiter,
+    Policy,
+    Settings,
+    SharedLimiter,
+    TokenPulse,
+    keys,
+)
 from tokenpulse_mw.ratelimit import LimitBody, limit_routes
 from tokenpulse_mw.ratelimit.admin import limits as admin_limits
 from tokenpulse_mw.ratelimit.zone import ZoneInFlight, ZoneLimiter
@@ -45,6 +54,7 @@ async def test_all_limits_are_listed() -> None:
         "policy": "budget",
         "limit": "20 USD per calendar month",
         "configured": "20 USD per calendar month",
+        "default": None,
         "unit": "USD",
         "timezone": "Europe/Berlin",
         "enforced": True,
@@ -174,6 +184,23 @@ async def test_table_of_plans_is_replaced() -> None:
     assert (limit["configured"], limit["changed_by"]) == ({"free": "1/minute"}, "ada")
 
 
+async def test_default_of_plans_is_shown() -> None:
+    """Keys that the table lacks have it, before and after a change of the table."""
+    limiter = PlanLimiter({"pro": "9/minute"}, default="2/minute")
+    api = Api(
+        Policy(limiter, name="plans"),
+        Policy(PlanLimiter(lambda key: "9/minute", default="3/minute"), name="function"),
+        Policy({"pro": "9/minute"}, name="unlimited"),
+    )
+
+    limits = content(await api.send("GET"))["limits"]
+    changed = content(await api.send("PUT", "/plans", {"limit": {"pro": "8/minute"}}))
+
+    assert [limit["default"] for limit in limits] == ["2/minute", "3/minute", None]
+    assert changed["default"] == "2/minute"
+    assert limiter.peek("other").limit == 2
+
+
 @pytest.mark.parametrize("key", [("acme", "chat"), None, b"acme", 1])
 async def test_table_without_text_as_keys_is_not_shown(key: Any) -> None:
     """JSON has only text as keys, so such a table can be blocked, but not replaced."""
@@ -210,6 +237,7 @@ async def test_table_without_text_as_keys_is_not_shown(key: Any) -> None:
             '["until"],"msg":"until needs',
         ),
         ({"limit": 3}, "*", 422, "Expected"),
+        ({"limit": "3/minute", "by": "a" * 101}, "*", 422, "of length <= 100"),
         ({"rate": "3/minute"}, "*", 422, "is not a known field"),
         (None, "*", 415, "send JSON"),
     ],

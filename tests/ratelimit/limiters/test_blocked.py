@@ -351,9 +351,3 @@ async def test_shared_limit_changes_in_this_process(clock: FakeClock) -> None:
     blocked = SharedLimiter("0/hour", storage="redis://127.0.0.1:1", clock=clock)
     assert not (await blocked.hit("ada")).allowed
     assert math.isfinite((await blocked.hit("ada")).retry_after)
-
-
-def test_calendar_limit_cannot_be_shared() -> None:
-    """A storage has windows of one length."""
-    with pytest.raises(ValueError, match="limit must not be of the calendar in a storage"):
-        SharedLimiter("5 USD per calendar month", storage="redis://127.0.0.1:1")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenpulse_mw import Decision, Limiter
+from tokenpulse_mw import Decision, Limiter, PlanLimiter
 
 from ...support.clock import FakeClock
 
@@ -147,3 +147,51 @@ def test_adopted_decision_raises_the_level_and_never_lowers_it(clock: FakeClock)
 
     limiter.adopt("a", Decision(True, 10, 9, 0.0, 0.0))
     assert limiter.peek("a").remaining == 3
+
+
+@pytest.mark.parametrize("limit", ["10/minute", "90/minute", "1000/hour", "500/minute"])
+def test_bucket_ends_at_the_same_time_after_a_change(clock: FakeClock, limit: str) -> None:
+    """A change of the limit moves neither the end of a bucket nor the wait that it promises."""
+    limiter = Limiter("100/minute", strategy="gcra", clock=clock)
+    limiter.hit("ada", 100)
+    clock.advance(10)
+
+    limiter.set_limit(limit)
+    cost = limiter.limit
+    rejected = limiter.hit("ada", cost)
+
+    assert not rejected.allowed
+    assert limiter.peek("ada", 0).reset_after == pytest.approx(50)
+    clock.advance(rejected.retry_after - 1e-3)
+    assert not limiter.peek("ada", cost).allowed
+    clock.advance(2e-3)
+    assert limiter.hit("ada", cost).allowed
+    assert limiter.peek("ada", 0).reset_after == pytest.approx(limiter.window, rel=1e-3)
+
+
+def test_bucket_of_a_key_whose_plan_changes_ends_at_the_same_time(clock: FakeClock) -> None:
+    """The new rate applies to what the key uses afterwards."""
+    limiter = PlanLimiter({"ada": "100/minute"}, strategy="gcra", clock=clock)
+    limiter.hit("ada", 100)
+
+    limiter.set_rates({"ada": "10/minute"})
+    rejected = limiter.hit("ada")
+
+    assert rejected.retry_after == pytest.approx(91 / 100 * 60)
+    clock.advance(rejected.retry_after)
+    assert limiter.hit("ada").allowed
+    assert not limiter.hit("ada").allowed
+    assert limiter.hit("ada").retry_after == pytest.approx(6, abs=1e-3)
+
+
+def test_refund_after_a_change_excludes_what_has_drained(clock: FakeClock) -> None:
+    """It drained at the rate before the change."""
+    limiter = Limiter("60/minute", strategy="gcra", clock=clock)
+    hit_at = clock()
+    limiter.hit("ada", 60)
+    clock.advance(30)
+
+    limiter.set_limit("6/minute")
+    limiter.charge("ada", -50, since=hit_at)
+
+    assert limiter.peek("ada", 0).reset_after == pytest.approx(100)  # for the rest of 10

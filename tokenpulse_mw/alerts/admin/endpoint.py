@@ -14,8 +14,6 @@ from ..engine import AlertEngine
 from ..store import StoreError
 from .operation import AdminRequest
 
-STORE_STATUSES = (503,)  # of every operation
-
 logger = logging.getLogger("tokenpulse_mw.alerts")
 
 

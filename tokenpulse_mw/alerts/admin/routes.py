@@ -6,11 +6,11 @@ from starlette.routing import BaseRoute
 
 from ...web.auth import Authorize, Guard
 from ...web.endpoint import check_prefix
-from ...web.openapi import describe
+from ...web.openapi import openapi_operation
 from ..engine import AlertEngine
 from . import alerts, diagnostics, fleet, silences, thresholds
-from .endpoint import STORE_STATUSES, Endpoint
-from .operation import AdminRequest, AdminResponse, Operation
+from .endpoint import Endpoint
+from .operation import Operation
 
 _DESCRIPTION = (
     "Reads and changes alerts, silences and thresholds. Times are RFC 3339 in UTC, and names are "
@@ -43,7 +43,8 @@ def alert_routes(
         engine: The alert engine.
         authorize: Function of the request, async or not, that returns True, the name of the
             caller, which is stored with the changes, or a `Person` with rights. False, None and an
-            empty name are rejected with 401, and an exception with 403.
+            empty name are rejected with 401, and an exception with 503, unless it is an
+            `HTTPException`.
         prefix: Path of the routes.
 
     Raises:
@@ -52,7 +53,8 @@ def alert_routes(
     check_prefix(prefix, "/admin/alerts")
     guard = Guard(authorize, of="alert_routes")
     paths: dict[str, list[Operation]] = {}
-    for operation in (_openapi(prefix), *OPERATIONS):
+    openapi = openapi_operation(OPERATIONS, prefix, title="Alerts", text=_DESCRIPTION)
+    for operation in (openapi, *OPERATIONS):
         paths.setdefault(operation.path, []).append(operation)
     routes = [
         Endpoint(operations, engine=engine, guard=guard).route(
@@ -62,20 +64,3 @@ def alert_routes(
     ]
     not_found = Endpoint((), engine=engine, guard=guard)
     return [*routes, not_found.route(prefix + "/{path:path}", name="alerts_not_found")]
-
-
-def _openapi(prefix: str) -> Operation:
-    description = describe(
-        OPERATIONS, prefix, title="Alerts", text=_DESCRIPTION, statuses=STORE_STATUSES
-    )
-
-    async def get_openapi(request: AdminRequest) -> AdminResponse:
-        root = request.http.scope.get("root_path")
-        return AdminResponse({**description, "servers": [{"url": root}]} if root else description)
-
-    return Operation(
-        method="GET",
-        path="/openapi.json",
-        handle=get_openapi,
-        summary="Return the OpenAPI description of this API",
-    )

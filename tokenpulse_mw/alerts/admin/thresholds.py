@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import NODEFAULT, Raw, Struct
 
-from ...web.etag import Tags, parse_tags, quoted
+from ...web.etag import Tags, if_match, parse_tags, quoted
 from ...web.parameters import integer
 from ...web.problems import Error, ProblemError, invalid
 from ..engine import AlertEngine
@@ -72,7 +72,7 @@ async def get_thresholds_history(request: AdminRequest) -> AdminResponse:
 
 async def _set(request: AdminRequest, *, complete: bool) -> AdminResponse:
     engine = request.engine
-    tags = _if_match(request)
+    tags = if_match(request.http)
     body_type = schemas.AllThresholdsBody if complete else schemas.SomeThresholdsBody
     change = parse_thresholds(engine.thresholds, request.body, body_type, complete=complete)
     version = _base_version(tags, _version(engine), complete=complete)
@@ -97,19 +97,6 @@ async def _store(
     except Conflict as conflict:
         raise _precondition_failed(conflict.current or 0) from None
     return _current(request.engine)
-
-
-def _if_match(request: AdminRequest) -> Tags:
-    headers = request.http.headers.getlist("if-match")
-    if not headers:
-        raise ProblemError(
-            428,
-            "Precondition required: send If-Match with the ETag that you read, or * for any.",
-        )
-    try:
-        return parse_tags(",".join(headers))
-    except ValueError as error:
-        raise ProblemError(400, f"Invalid If-Match: {error}.") from None
 
 
 def _base_version(tags: Tags, version: int, *, complete: bool) -> int:

@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute
 from ...exchange import truncate_with_hash
 from ...usage import Cost
 from ...web.auth import Authorize, Guard, TenantOf
-from ...web.openapi import describe
+from ...web.openapi import openapi_operation
 from ...web.parameters import Parameter, Schema, choice, text
 from ...web.problems import ProblemError, invalid
 from ..engine import AlertEngine
@@ -21,7 +21,7 @@ from ..store.usage import USAGE_DIMENSIONS, UsageQuery, UsageRecord
 from ..traffic import OVERFLOW
 from ..traffic.classification import valid_text
 from . import schemas
-from .endpoint import STORE_STATUSES, Endpoint
+from .endpoint import Endpoint
 from .operation import AdminRequest, AdminResponse, Operation
 
 _DESCRIPTION = (
@@ -73,14 +73,7 @@ def usage_routes(
         ValueError: `authorize` is not callable.
     """
     guard = Guard(authorize, of="usage_routes")
-    description = describe(
-        [OPERATION], path, title="Usage", text=_DESCRIPTION, statuses=STORE_STATUSES
-    )
-
-    async def get_openapi(request: AdminRequest) -> AdminResponse:  # noqa: ARG001
-        return AdminResponse(description)
-
-    openapi = Operation(method="GET", path="/openapi.json", handle=get_openapi, summary="")
+    openapi = openapi_operation([OPERATION], path, title="Usage", text=_DESCRIPTION)
     return [
         Endpoint([operation], engine=engine, guard=guard).route(path + operation.path, name=name)
         for operation, name in ((OPERATION, "get_usage"), (openapi, "get_usage_openapi"))
@@ -95,7 +88,7 @@ def tenant_usage_routes(
     Args:
         engine: The alert engine, in whose store the usage is.
         tenant_of: Function of the request, async or not, that returns the id of the tenant, as
-            given to `annotate`. None is rejected with 401, and an exception with 403.
+            given to `annotate`. None is rejected with 401, and an exception with 503.
         path: Path of the route.
 
     Raises:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from math import isinf
 
-from ...web.etag import Tags, parse_tags, quoted
+from ...web.etag import if_match, quoted
 from ...web.operation import ApiRequest, ApiResponse, Operation
 from ...web.problems import ProblemError, invalid
 from ..key_kinds import kind_of
@@ -55,7 +55,7 @@ class LimitOperations:
 
     async def _change(self, request: ApiRequest, body: LimitBody | None) -> ApiResponse:
         """Apply the change in a body; None undoes all changes."""
-        policy, tags, by = self._state.policy_of(request), _if_match(request), request.author
+        policy, tags, by = self._state.policy_of(request), if_match(request.http), request.author
         async with self._state.changing():
             if not tags.match(str(policy.version)):
                 raise _conflict(policy)
@@ -98,8 +98,9 @@ def limit_state(policy: Policy) -> LimitState:
         policy=policy.name,
         limit=policy.shown_limit,
         configured=policy.configured_limit,
+        default=None if policy.plans is None else policy.plans.default,
         unit=policy.unit,
-        timezone=None if table is None else table.timezone,
+        timezone=getattr(limiter, "timezone", None),
         enforced=policy.enforce,
         status=policy.status,
         blocked=left is not None,
@@ -138,23 +139,6 @@ def _check_plans(policy: Policy, body: LimitBody) -> None:
         )
 
 
-def _if_match(request: ApiRequest) -> Tags:
-    """Return the versions that a change may replace.
-
-    Raises:
-        ProblemError: `If-Match` is missing or malformed.
-    """
-    header = ",".join(request.http.headers.getlist("if-match"))
-    if not header:
-        raise ProblemError(
-            428, "Precondition required: send If-Match with the ETag that you read, or * for any."
-        )
-    try:
-        return parse_tags(header)
-    except ValueError as error:
-        raise ProblemError(400, f"Invalid If-Match: {error}.") from None
-
-
 def _conflict(policy: Policy) -> ProblemError:
     return ProblemError(
         412,
@@ -166,7 +150,7 @@ def _conflict(policy: Policy) -> ProblemError:
 def limit_operations(limits: LimitOperations) -> tuple[Operation, ...]:
     """Return the operations."""
     match = {"If-Match": True}
-    changed = (404, 412, 428, 503)
+    changed = (404, 412, 428)
     return (
         Operation(
             method="GET",

@@ -9,8 +9,8 @@ from starlette.routing import BaseRoute
 from ...exchange import drop_exchange
 from ...web.auth import Authorize, Guard
 from ...web.endpoint import Endpoint, check_prefix
-from ...web.openapi import describe
-from ...web.operation import ApiRequest, ApiResponse, Operation
+from ...web.openapi import openapi_operation
+from ...web.operation import Operation
 from ..blocked_keys import BlockedKeys
 from ..key_kinds import NameOf
 from ..policy import Policy
@@ -77,29 +77,17 @@ def limit_routes(
         *key_operations(KeyOperations(state, keep_block)),
         *limit_operations(LimitOperations(state, keep)),
     )
+
+    def route(path: str, operations: Sequence[Operation], name: str) -> BaseRoute:
+        endpoint = Endpoint(operations, guard=guard, on_authorized=drop_exchange)
+        return endpoint.route(prefix + path, name=name)
+
+    openapi = openapi_operation(operations, prefix, title="Limits", text=_DESCRIPTION)
     paths: dict[str, list[Operation]] = {}
-    for operation in (_openapi(operations, prefix), *operations):
+    for operation in operations:
         paths.setdefault(operation.path, []).append(operation)
-    routes = [
-        Endpoint(grouped, guard=guard, on_authorized=drop_exchange).route(
-            prefix + path, name=grouped[0].handle.__name__
-        )
-        for path, grouped in paths.items()
+    return [
+        route(openapi.path, [openapi], "get_limits_openapi"),
+        *(route(path, grouped, grouped[0].handle.__name__) for path, grouped in paths.items()),
+        route("/{path:path}", (), "limits_not_found"),
     ]
-    not_found = Endpoint((), guard=guard, on_authorized=drop_exchange)
-    return [*routes, not_found.route(f"{prefix}/{{path:path}}", name="limits_not_found")]
-
-
-def _openapi(operations: Sequence[Operation], prefix: str) -> Operation:
-    description = describe(operations, prefix, title="Limits", text=_DESCRIPTION)
-
-    async def get_limits_openapi(request: ApiRequest) -> ApiResponse:
-        root = request.http.scope.get("root_path")
-        return ApiResponse({**description, "servers": [{"url": root}]} if root else description)
-
-    return Operation(
-        method="GET",
-        path="/openapi.json",
-        handle=get_limits_openapi,
-        summary="Return the OpenAPI description of this API",
-    )

@@ -8,9 +8,10 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 MIN_BLOCK_SECONDS, MAX_BLOCK_SECONDS = 60, 86_400
+MAX_REASON_CHARS = 200
 
 _Time = Annotated[datetime, Meta(tz=True)]
-_Reason = Annotated[str, Meta(max_length=200)]
+_Reason = Annotated[str, Meta(max_length=MAX_REASON_CHARS)]
 _Author = Annotated[str, Meta(max_length=100)]
 
 
@@ -26,7 +27,7 @@ class LimitBody(Struct, forbid_unknown_fields=True):
 
     limit: str | dict[str, str | None]
     until: datetime | None = None
-    by: str = ""
+    by: _Author = ""
     reason: _Reason = ""
 
 
@@ -53,6 +54,8 @@ class LimitState(Struct):
         limit: Present rate, such as "200 per minute"; the rates of all plans; or null if a
             function returns them, or a key of the table is not text.
         configured: Limit of the configuration, in the same form.
+        default: Rate of keys that the table of plans lacks, or whose rate is not known; null
+            without plans, or if such keys are not limited.
         unit: "requests", "tokens", "USD" or "concurrent-requests".
         timezone: Time zone of calendar windows, else null.
         enforced: False in shadow mode.
@@ -72,6 +75,7 @@ class LimitState(Struct):
     policy: str
     limit: str | dict[str, str | None] | None
     configured: str | dict[str, str | None] | None
+    default: str | None
     unit: str
     timezone: str | None
     enforced: bool

@@ -22,7 +22,6 @@ logger = logging.getLogger("tokenpulse_mw.ratelimit")
 
 _MAX_ACTIONS = 200
 _MAX_LABEL_CHARS = 200
-_MAX_REASON_CHARS = 200
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -86,7 +85,7 @@ class LimitsState:
         self, request: ApiRequest, what: str, policy: Policy, key: tuple[Hashable] | None, by: str
     ) -> None:
         """Record and log a change."""
-        reason = single_line(getattr(request.body, "reason", ""), _MAX_REASON_CHARS)
+        reason = reason_of(request)
         handle = label = None
         if key is not None:
             handle, label = self.handles.store(policy, key[0]), self.label(policy, key[0])
@@ -100,6 +99,11 @@ class LimitsState:
             )
         action = schemas.Action(to_time(self.now()), by, what, policy.name, handle, label, reason)
         self.actions.appendleft(action)
+
+
+def reason_of(request: ApiRequest) -> str:
+    """Return the reason in the body of a request, or empty text."""
+    return single_line(getattr(request.body, "reason", ""), schemas.MAX_REASON_CHARS)
 
 
 def unknown_name(tenant: str) -> None:

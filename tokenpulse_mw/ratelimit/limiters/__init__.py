@@ -1,6 +1,7 @@
 """Limiters of this process, and interfaces of those in a storage, independent of HTTP."""
 
 from .blocked import BLOCKED_RETRY_SECONDS, blocked_decision
+from .calendar import CalendarClock
 from .decision import EPSILON, Decision
 from .fixed_window import Window
 from .in_flight import MAX_SLOTS, InFlight, slots_decision
@@ -28,6 +29,7 @@ __all__ = [
     "MAX_MICROS",
     "MAX_SLOTS",
     "MICROS",
+    "CalendarClock",
     "Changes",
     "Decision",
     "InFlight",

@@ -161,6 +161,16 @@ class CalendarClock:
             return self._starts
         return now
 
+    def starts(self) -> float:
+        """Return the start of the present window, in seconds since the epoch."""
+        self()
+        return self._starts
+
+    def left(self) -> float:
+        """Return the seconds until the present window ends."""
+        now = self()
+        return self._ends - now + self.behind()
+
     def behind(self) -> float:
         """Return the seconds until the wall clock arrives at the present window."""
         return max(self._starts - self._wall_clock(), 0.0) if self._ends > 0 else 0.0

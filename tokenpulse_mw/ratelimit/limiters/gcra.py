@@ -12,7 +12,10 @@ _MAX_DEBT_WINDOWS = 10  # any debt drains within these: a wrong number must not 
 
 
 class Bucket:
-    """Level of a key's bucket at a time, and the time when it is empty."""
+    """Level of a key's bucket at a time, and the time when it is empty.
+
+    It drains evenly until then, even if the limit is changed meanwhile.
+    """
 
     __slots__ = ("at", "ends", "level")
 
@@ -36,7 +39,7 @@ class Gcra:
         self._rate = limit / window
 
     def change(self, limit: int, window: int) -> None:
-        """Set the rate; what a bucket has is drained at the new rate."""
+        """Set the rate; what a bucket has drains as before, until the next hit."""
         self.limit, self.window, self._rate = limit, window, limit / window
 
     def new_state(self, now: float) -> Bucket:
@@ -57,16 +60,17 @@ class Gcra:
 
     def check(self, state: Bucket, now: float, cost: int) -> Decision:
         """Return the decision on `cost` without counting."""
-        level, limit = self._level(state, now), self.limit
+        rate, limit = self._rate_of(state), self.limit
+        level = max(state.level - (now - state.at) * rate, 0.0)
         room = max(int(limit - level + EPSILON), 0)
-        wait = self._wait(level, cost) if cost else 0.0
-        more_after = self._wait(level, room + 1) if room < limit else 0.0
-        return Decision(wait == 0.0, limit, room, level / self._rate, wait, more_after=more_after)
+        wait = self._wait(level, cost, rate) if cost else 0.0
+        more_after = self._wait(level, room + 1, rate) if room < limit else 0.0
+        return Decision(wait == 0.0, limit, room, level / rate, wait, more_after=more_after)
 
     def charge(self, state: Bucket, now: float, amount: int, since: float) -> None:
         """Count `amount`, up to ten windows of debt; a refund excludes the drained amount."""
         if amount < 0:
-            drained = (now - since) * self._rate
+            drained = (now - since) * self._rate_of(state)
             self._fill(state, now, max(self._level(state, now) + min(amount + drained, 0.0), 0.0))
         else:
             level = self._level(state, now) + amount
@@ -91,14 +95,19 @@ class Gcra:
         sketch.clear(key)
 
     def _level(self, state: Bucket, now: float) -> float:
-        return max(state.level - (now - state.at) * self._rate, 0.0)
+        return max(state.level - (now - state.at) * self._rate_of(state), 0.0)
+
+    def _rate_of(self, state: Bucket) -> float:
+        """Return the rate at which a bucket drains, which another limit may have set."""
+        seconds = state.ends - state.at
+        return (state.level / seconds if seconds > 0 else 0.0) or self._rate
 
     def _fill(self, state: Bucket, now: float, level: float) -> None:
         state.at, state.level, state.ends = now, level, now + level / self._rate
 
-    def _wait(self, level: float, cost: int) -> float:
-        """Return the seconds until the bucket has room for `cost`."""
+    def _wait(self, level: float, cost: int, rate: float) -> float:
+        """Return the seconds until a bucket that drains at `rate` has room for `cost`."""
         if cost > self.limit:
             return math.inf
         excess = level + cost - self.limit
-        return excess / self._rate + EPSILON if excess > EPSILON else 0.0
+        return excess / rate + EPSILON if excess > EPSILON else 0.0

@@ -71,6 +71,7 @@ class PlanLimiter(Limiter):
     Attributes:
         is_async: True if `rate_of` is async.
         rates: Present rates of the mapping; None with a function.
+        default: The argument `default`.
         configured: The argument `rate_of`.
 
     Raises:
@@ -120,7 +121,7 @@ class PlanLimiter(Limiter):
         self._plan_of = plan_of
         self._blocked: float | None = None  # until this time
         self._example = self.rate
-        self._default_rate = default
+        self.default = default
         self._default = None if default is None else parse_rate(default)
         self._name, self._ttl, self._timeout = strategy, ttl, timeout
         self._rates: OrderedDict[Hashable, tuple[Rate | None, float]] = OrderedDict()
@@ -201,7 +202,7 @@ class PlanLimiter(Limiter):
 
     def _lookup(self, rates: RateTable) -> Callable[[Any], str | None]:
         """Return a function of the key that returns its rate in a mapping."""
-        plan_of, default = self._plan_of, self._default_rate
+        plan_of, default = self._plan_of, self.default
 
         def rate_of(key: Any) -> str | None:
             plan = key if plan_of is None else plan_of(key)

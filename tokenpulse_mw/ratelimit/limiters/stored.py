@@ -14,6 +14,8 @@ class StoredLimiter(ABC):
 
     limit: int
     window: int
+    period: str | None
+    timezone: str | None
     strategy: str
     supports_refund: bool
     counters: object

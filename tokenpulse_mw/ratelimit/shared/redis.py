@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from limits.aio.storage import RedisClusterStorage, RedisStorage
 
-from ..limiters import Decision
+from ..limiters import CalendarClock, Decision
 from .decisions import MAX_COUNT, TICK, fixed_decision, sliding_decision
 
 _MEMBERS_PER_SCRIPT = 100
@@ -158,6 +158,7 @@ return {used}
 Reply = list[Any]
 PEEK, COUNT, COUNT_ALL_OR_NONE = range(3)  # options of an operation
 _RESET = ("reset", 0, 0, 0, COUNT)
+_CALENDAR_SLACK = 3_600_000  # milliseconds that a counter of the calendar outlives its window
 
 
 class Operation(NamedTuple):
@@ -293,6 +294,44 @@ class FixedOnRedis:
         """Return the decision in the reply to a `hit`."""
         allowed, used, left = reply
         return fixed_decision(allowed == 1, limit, used, cost, left / 1000 or self._window)
+
+
+class CalendarOnRedis(FixedOnRedis):
+    """Windows of a calendar, by the clock of this process.
+
+    The name of a counter has the start of its window, and the counter lives an hour longer. So
+    processes whose clocks differ by less than an hour count a window together until each has left
+    it.
+    """
+
+    def __init__(self, clock: CalendarClock) -> None:
+        self._clock = clock
+
+    def hit(self, key: str, cost: int, limit: int, option: int = COUNT) -> Operation:
+        """Return the operation that counts `cost` if it is within the limit."""
+        names, lifetime = self._counter(key)
+        return Operation(names, ("fixed", lifetime, limit, cost, option))
+
+    def charge(self, key: str, amount: int, age: float) -> Operation:  # noqa: ARG002
+        """Return the operation that counts `amount` in the present window."""
+        names, lifetime = self._counter(key)
+        return Operation(names, ("charge", lifetime, -_CALENDAR_SLACK, amount, COUNT))
+
+    def reset(self, key: str) -> Operation:
+        """Return the operation that deletes the present counter of `key`."""
+        names, _ = self._counter(key)
+        return Operation(2 * names, _RESET)
+
+    def decision(self, reply: Reply, cost: int, limit: int) -> Decision:
+        """Return the decision in the reply to a `hit`."""
+        allowed, used, lifetime = reply
+        left = max(lifetime - _CALENDAR_SLACK, 0) / 1000 if lifetime else self._clock.left()
+        return fixed_decision(allowed == 1, limit, used, cost, left)
+
+    def _counter(self, key: str) -> tuple[tuple[str, ...], int]:
+        """Return the name of the present counter, and its lifetime in milliseconds."""
+        names = (f"{{{key}}}/calendar/{self._clock.starts():.0f}",)
+        return names, math.ceil(self._clock.left() * 1000) + _CALENDAR_SLACK
 
 
 class SlidingOnRedis:

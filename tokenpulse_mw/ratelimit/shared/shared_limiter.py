@@ -16,6 +16,7 @@ from ...validation import check_choice, check_integer, check_seconds
 from ..callables import check_name
 from ..encoding import encode_key
 from ..limiters import (
+    CalendarClock,
     Decision,
     Limiter,
     Rate,
@@ -31,6 +32,7 @@ from .memcached import FixedOnMemcached, SlidingOnMemcached
 from .redis import (
     COUNT,
     COUNT_ALL_OR_NONE,
+    CalendarOnRedis,
     FixedOnRedis,
     Reply,
     SlidingOnRedis,
@@ -59,7 +61,8 @@ class SharedLimiter(StoredLimiter):
     on trio, every request is decided as during an outage.
 
     Args:
-        limit: A rate such as "100/minute" or "20 USD/day"; not of the calendar.
+        limit: A rate such as "100/minute" or "20 USD/day". In a Redis, it may be of the calendar,
+            such as "1000/calendar day"; then the windows are those of the clock of this process.
         storage: URL such as "redis://host:6379" (`tokenpulse-mw[redis]`) or
             "memcached://host:11211" (`tokenpulse-mw[memcached]`).
         on_error: Decision during an outage: by an in-memory `Limiter` of this process ("local"),
@@ -72,12 +75,16 @@ class SharedLimiter(StoredLimiter):
         max_keys: Size of the table of the in-memory `Limiter`, and of that of the keys which the
             storage has rejected in the last second.
         timeout: Seconds that a decision may wait for the storage.
-        clock: Monotonic seconds.
+        clock: Monotonic seconds; of calendar windows, only for outages.
+        timezone: Time zone of calendar windows; UTC when None.
+        wall_clock: Seconds since the epoch, for calendar windows.
 
     Attributes:
         limit: Requests, tokens or micro-dollars per window.
-        window: Seconds.
+        window: Seconds; of the largest calendar window.
         currency: "USD" if the limiter counts micro-dollars, else None.
+        period: "hour", "day", "week", "month" or "year" of calendar windows, else None.
+        timezone: Time zone of calendar windows, else None.
         storage_kind: "redis" (or Valkey) or "memcached".
         supports_refund: True if `charge` can be used.
         counters: Identity of the counters: limiters with an equal value share them.
@@ -102,34 +109,48 @@ class SharedLimiter(StoredLimiter):
         max_keys: int = 5000,
         timeout: float = 0.25,
         clock: Callable[[], float] = time.monotonic,
+        timezone: str | None = None,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         storage = hide_url(storage)
         self.limit, self.window, self.currency, self.period = parse_rate(limit)
-        if self.period is not None:
-            raise ValueError(
-                f"limit must not be of the calendar in a storage, got {limit!r}: use Limiter or "
-                "ZoneLimiter, or a window such as '20 USD/day'"
-            )
         self._blocked_until = None if self.limit else math.inf
         check_choice("strategy", strategy, _STRATEGIES)
         check_choice("on_error", on_error, tuple(FALLBACKS))
         check_seconds("timeout", timeout)
         check_name("prefix", prefix)
         check_storage(storage)
-        check_window(storage, self.window, strategy)
+        if self.period is None:
+            check_window(storage, self.window, strategy)
+        elif is_memcached(storage):
+            raise ValueError(
+                f"limit must not be of the calendar in a Memcached, got {limit!r}: use Redis, or a "
+                "window such as '20 USD/day'"
+            )
         self.storage_kind = "memcached" if is_memcached(storage) else "redis"
         self.strategy = strategy
         self.supports_refund = strategy == "fixed-window"
         self._on_error = on_error
+        self._local = Limiter(
+            limit,
+            max_keys=max_keys,
+            strategy=strategy,
+            clock=clock,
+            timezone=timezone,
+            wall_clock=wall_clock,
+        )
+        self.timezone = self._local.timezone
+        local_clock = self._local.clock
+        self._calendar_clock = local_clock if isinstance(local_clock, CalendarClock) else None
         # The first limit is a part of the name, so a limit that changes keeps its counters.
         amount = f"{self.limit}{self.currency or ''}"
-        self._prefix = f"{prefix}/{amount}/{self.window}/"
+        window = f"{self.period}/{self.timezone}" if self._calendar_clock else self.window
+        self._prefix = f"{prefix}/{amount}/{window}/"
         self.counters = (storage, strategy, self._prefix)
         one_server = not is_memcached(storage) and not is_cluster(storage)
         self.place = (storage, timeout) if one_server else None
         # Keys with more remaining are not copied: a flood of new keys must not fill the table.
         self._max_remaining_to_adopt = self.limit * 3 // 4
-        self._local = Limiter(limit, max_keys=max_keys, strategy=strategy, clock=clock)
         self._top_usage = TopUsage(self.limit, self.window)
         self._client: StorageClient[Any] = StorageClient(
             storage,
@@ -144,10 +165,14 @@ class SharedLimiter(StoredLimiter):
         if is_memcached(storage):
             self._windows = WindowsOnMemcached(self._client)
         else:
-            operations = FixedOnRedis if strategy == "fixed-window" else SlidingOnRedis
-            self._windows = self._on_redis = WindowsOnRedis(
-                Batches(self._client), operations(self.window)
-            )
+            operations: FixedOnRedis | SlidingOnRedis
+            if self._calendar_clock is not None:
+                operations = CalendarOnRedis(self._calendar_clock)
+            elif strategy == "fixed-window":
+                operations = FixedOnRedis(self.window)
+            else:
+                operations = SlidingOnRedis(self.window)
+            self._windows = self._on_redis = WindowsOnRedis(Batches(self._client), operations)
 
     async def hit(self, key: Hashable, cost: int = 1) -> Decision:
         """Count a request of `cost` for `key` if it is within the limit.
@@ -226,8 +251,10 @@ class SharedLimiter(StoredLimiter):
             )
         amount = check_amount(amount)
         name = self._name(key)
-        now = self.clock()
+        now, calendar = self.clock(), self._calendar_clock
         age = 0.0 if since is None else now - since
+        if amount < 0 and calendar is not None and now - age < calendar.starts():
+            return  # the window of the hit has ended
 
         self._refusals.remove(key)
         charged = not degraded and await self._windows.charge(name, amount, age)
@@ -241,7 +268,7 @@ class SharedLimiter(StoredLimiter):
     def rate(self) -> Rate:
         """Present rate; its text can be parsed again."""
         limit = self.limit if self.blocked_for() is None else 0
-        return Rate(limit, self.window, self.currency)
+        return Rate(limit, self.window, self.currency, self.period)
 
     def set_limit(self, limit: str, *, seconds: float | None = None) -> None:
         """Change the limit of this process; the counters in the storage stay.
@@ -303,7 +330,7 @@ class SharedLimiter(StoredLimiter):
 
     @property
     def clock(self) -> Callable[[], float]:
-        """Monotonic seconds."""
+        """Monotonic seconds; of calendar windows, seconds since the epoch."""
         return self._local.clock
 
     @clock.setter
@@ -341,7 +368,9 @@ class SharedLimiter(StoredLimiter):
     ) -> Decision:
         """Return the decision of `on_error`."""
         if self._on_error == "allow":
-            return Decision(True, self.limit, self.limit, float(self.window), 0.0, degraded=True)
+            calendar = self._calendar_clock
+            left = float(self.window) if calendar is None else calendar.left()
+            return Decision(True, self.limit, self.limit, left, 0.0, degraded=True)
         if self._on_error == "deny":
             return Decision(False, self.limit, 0, 1.0, 1.0, degraded=True)
         return local(key, cost)._replace(degraded=True)
