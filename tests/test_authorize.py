@@ -212,6 +212,42 @@ async def test_authorize_that_raises_rejects_and_counts(
     assert exchanges[0].fault == ("gateway" if status == 503 else "client")
 
 
+@pytest.mark.parametrize(
+    ("error", "status", "detail"),
+    [
+        (HTTPException(418, "short and stout"), 418, "short and stout"),
+        (HTTPException(403, "\ud800"), 403, "?"),
+        (HTTPException(401, {"code": "expired"}), 401, "Unauthorized"),  # type: ignore[arg-type]
+        (HTTPException(204), 503, "Authorization failed: try again later."),
+        (HTTPException(999, ["odd"]), 999, "Error"),  # type: ignore[arg-type]
+    ],
+)
+async def test_http_exception_of_authorize_becomes_problem_details(
+    error: HTTPException, status: int, detail: str
+) -> None:
+    """Its detail must be text, its status that of an error, and the body is ours."""
+    error.headers = {
+        "Content-Type": "text/html",
+        "Content-Length": "3",
+        "Retry-After": 30,  # type: ignore[dict-item]
+        "X-Reason": "zu spät \u20ac\r\nx-forged: 1",
+        "X-\u20ac": "1",
+    }
+
+    def authorize(request: Request) -> bool:
+        raise error
+
+    answer = await send(gateway(authorize=authorize), "/admin/alerts", TOKEN)
+
+    body = json.loads(answer.body)
+    assert (answer.status, body["status"], body["detail"]) == (status, status, detail)
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["content-length"] == str(len(answer.body))
+    if status != 503:
+        assert answer.headers["retry-after"] == "30"
+        assert answer.headers["x-reason"].endswith("?  x-forged: 1")
+
+
 async def test_clients_behind_a_trusted_proxy_have_limits_of_their_own() -> None:
     """The client is that of the limits, not the proxy."""
     app = gateway(settings={"admin_token": TOKEN, "trusted_proxies": ["10.0.0.0/8"]})

@@ -284,6 +284,7 @@ def test_invalid_variables_are_refused(
         ({"limit_headers": "off"}, "^limit_headers must be one of .*, legacy, None, got 'off'$"),
         ({"alert_runbook_url": "wiki"}, "^alert_runbook_url must be a URL that begins .* 'wiki'$"),
         ({"alert_runbook_url": "https://a/#b"}, "^alert_runbook_url must be .* a fragment, got "),
+        ({"alert_runbook_url": "https://u:p@a/b"}, "^alert_runbook_url must be .* a user and a f"),
         ({"limit_prefix": 3}, "^limit_prefix must be a string, got 3$"),
         ({"trusted_proxies": "10.0.0.0/8"}, "^trusted_proxies must be a list of strings, got '10"),
         ({"admin_token": b"hunter2"}, "^admin_token must be a string, got a bytes$"),

@@ -299,7 +299,8 @@ async def test_key_that_another_process_cannot_have_is_blocked_locally() -> None
     engine = AlertEngine()
     [(blocks_of_all, _, policy, _)] = shared(engine)
 
-    assert not await blocks_of_all.keep(policy, 1.5, KeyBlock(NOON + 60, NOON, "ada", ""))
+    for key in (1.5, "k" * 5000):
+        assert not await blocks_of_all.keep(policy, key, KeyBlock(NOON + 60, NOON, "ada", ""))
     assert engine.controls.settings == {}
 
 
@@ -321,6 +322,8 @@ async def test_malformed_stored_blocks_are_skipped_and_logged(
         encode_key(6).hex(): [1e300, NOON, "ada", ""],
         encode_key(7).hex(): [NOON + 60, 1e300, "ada", ""],
         encode_key(8).hex(): {"until": NOON + 60},
+        encode_key(9).hex(): [NOON + 60, NOON, "ada", "r" * 5000],
+        encode_key("k" * 5000).hex(): [NOON + 60, NOON, "ada", ""],
     }
     blocked = {encode_key(key).hex(): [NOON + 60, NOON, "ada", ""] for key in ("a", "b")}
 
@@ -328,7 +331,7 @@ async def test_malformed_stored_blocks_are_skipped_and_logged(
 
     assert set(blocks.of(policy)) == {"a", "b"}
     [line] = caplog.messages
-    assert line.startswith("stored blocks skipped: policy=default count=11 error=")
+    assert line.startswith("stored blocks skipped: policy=default count=13 error=")
 
     blocks_of_all.on_settings({"limit-blocks:default": {other: [0.0, NOON + 1, "bob", ""]}})
     assert set(blocks.of(policy)) == {"a"}

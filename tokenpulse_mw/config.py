@@ -83,8 +83,8 @@ _Token = Annotated[str | Secret[str] | None, _hidden(hide)]
 _Url = Annotated[str | Secret[str] | None, _hidden(hide_url)]
 _Link = Annotated[
     str | None,
-    Field(pattern=r"^https?://[^\s#]+$"),
-    _Expected("a URL that begins with https:// or http://, without a fragment"),
+    Field(pattern=r"^https?://[^\s/?#@\x00-\x1f\x7f]+([/?][^\s#\x00-\x1f\x7f]*)?$"),
+    _Expected("a URL that begins with https:// or http://, without a user and a fragment"),
 ]
 
 

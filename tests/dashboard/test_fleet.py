@@ -235,6 +235,24 @@ async def test_process_that_is_no_longer_alive_is_not_waited_for() -> None:
     assert state["scope"] == {"kind": "fleet", "processes": 1, "missing": 0}
 
 
+async def test_process_without_heartbeats_that_stores_samples_is_included() -> None:
+    """It is alive, so a sum without it would be too low."""
+    processes = Processes(2)
+    processes.boards[0].get("/state")
+    await processes.step(0, 0)
+    processes.clocks.advance(5)
+    processes.boards[0].get("/state")
+    processes.boards[0].engine = replace(processes.boards[0].engine, live=frozenset(["gw-0"]))
+    await processes.step(1, 2)
+
+    assert processes.boards[0].get("/state")["scope"] == {
+        "kind": "fleet",
+        "processes": 2,
+        "missing": 0,
+    }
+    assert processes.requests()[-1] == 3
+
+
 async def test_slot_that_a_process_has_missed_is_a_gap() -> None:
     """The sum would be too low."""
     processes = Processes(2)

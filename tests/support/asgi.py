@@ -25,7 +25,7 @@ class Answer:
     def headers(self) -> dict[str, str]:
         """Return the headers of the response."""
         pairs = self._start.get("headers", ())
-        return {name.decode(): value.decode() for name, value in pairs}
+        return {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
 
     @property
     def chunks(self) -> list[bytes]:

@@ -179,7 +179,7 @@ def test_model_without_a_price_is_logged_once(caplog: pytest.LogCaptureFixture) 
     now = [0.0]
     prices = Prices({"gpt-5": priced(1)}, clock=lambda: now[0])
 
-    for model in ("gpt-5", "o3\n", "o3\n", None, "a" * 300):
+    for model in ("gpt-5", "o3\n", "O3\n", None, "a" * 300):
         prices.cost("openai", model, ONE)
     now[0] += REFRESH_SECONDS
     prices.cost("azure", "o3\n", ONE)

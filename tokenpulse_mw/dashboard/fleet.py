@@ -30,6 +30,7 @@ logger = logging.getLogger("tokenpulse_mw")
 
 MAX_PAYLOAD_BYTES = 256 * 1024
 FRESH_SECONDS = 45.0  # after its last sample, the facts of a live process are included
+_NEW_INTERVALS = 1.5  # age of a sample that shows that its process is alive
 WATCH_SECONDS = 300.0  # after the last request, in which processes store their numbers
 _MARK_SECONDS = 60.0  # between two writes that extend this time
 _OVERLAP_SECONDS = 15.0  # in which a sample may be committed after a later one
@@ -315,8 +316,10 @@ class Fleet:
         return [peer.sample for peer in self._peers.values() if self._is_fresh(peer, live)]
 
     def _is_fresh(self, peer: Peer, live: frozenset[str]) -> bool:
-        """Return True if a process is alive, and its last sample is not too old."""
-        return peer.sample.facts.member in live and self._now - peer.at <= FRESH_SECONDS
+        """Return True if a process is alive, as its heartbeat or a new sample shows."""
+        age = self._now - peer.at
+        is_new = age <= _NEW_INTERVALS * self._sampler.interval
+        return is_new or (peer.sample.facts.member in live and age <= FRESH_SECONDS)
 
     def _expire(self) -> None:
         """Drop processes that have ended, and set the last complete slot."""

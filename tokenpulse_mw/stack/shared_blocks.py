@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import anyio
@@ -21,6 +22,8 @@ logger = logging.getLogger("tokenpulse_mw")
 _PREFIX = "limit-blocks:"
 _KEPT_SECONDS = 86_400  # for which the end of a block is stored: no block lasts longer
 _MAX_CHANGES = 2000  # of a policy
+_MAX_READ = 2 * _MAX_CHANGES  # two processes may have stored theirs
+_MAX_TEXT_CHARS = 4096
 _WATCH_SECONDS = 5.0
 _LATER_SECONDS = 0.001  # between two changes of a key
 _MAX_ERROR_CHARS = 200
@@ -62,6 +65,8 @@ class SharedBlocks:
         try:
             name = encode_key(key).hex()
         except ValueError:  # no other process can have this key
+            return False
+        if len(name) > _MAX_TEXT_CHARS:
             return False
         await self._engine.controls.refresh()  # calls `on_settings` with the changes of others
         before = self._changes.get(policy.name, {}).get(name)
@@ -128,11 +133,14 @@ class SharedBlocks:
         changes, keys = Changes(), dict[str, Hashable]()
         latest = self._blocks.clock() + 2 * _KEPT_SECONDS
         skipped, last = 0, ""
-        for name, item in value.items() if isinstance(value, dict) else [("", value)]:
+        items = value.items() if isinstance(value, dict) else [("", value)]
+        for name, item in islice(items, _MAX_READ):
             try:
                 change = msgspec.convert(item, KeyBlock)
                 if not (change.at < latest and change.until < latest):
                     raise ValueError("times must be at most two days from now")
+                if max(len(name), len(change.by), len(change.reason)) > _MAX_TEXT_CHARS:
+                    raise ValueError(f"texts must have at most {_MAX_TEXT_CHARS} characters")
                 keys[name] = decode_key(bytes.fromhex(name))
             except (TypeError, ValueError) as error:
                 skipped, last = skipped + 1, single_line(str(error), _MAX_ERROR_CHARS)

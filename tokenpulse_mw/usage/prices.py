@@ -89,7 +89,7 @@ class Prices:
         except KeyError:
             rates = self._find(provider, model, now, self._known)
             if rates is None and model and self:
-                self._log_unpriced(provider, model[:MAX_NAME_CHARS])
+                self._log_unpriced(provider[:MAX_NAME_CHARS], model[:MAX_NAME_CHARS])
         return None if rates is None else rates.cost(usage)
 
     def estimate(self, provider: str, model: str | None, usage: TokenUsage) -> Cost | None:
@@ -110,9 +110,9 @@ class Prices:
 
     def _log_unpriced(self, provider: str, model: str) -> None:
         logged = self._logged
-        if model in logged or len(logged) > MAX_LOGGED:
+        if model.lower() in logged or len(logged) > MAX_LOGGED:
             return
-        logged.add(model)
+        logged.add(model.lower())
         if len(logged) > MAX_LOGGED:
             logger.warning("more than %d models have no price: others are not logged", MAX_LOGGED)
         else:

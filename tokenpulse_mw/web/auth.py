@@ -6,6 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from hmac import compare_digest
+from http.client import responses
 from inspect import isawaitable
 from typing import Literal, get_args
 
@@ -20,6 +21,8 @@ from .text import single_line
 
 logger = logging.getLogger("tokenpulse_mw.web")
 
+_MAX_HEADER_CHARS = 1000
+_OF_CONTENT = ("content-length", "content-type")  # of another body than the problem
 
 Right = Literal["read", "ack", "limits", "thresholds"]
 
@@ -163,18 +166,30 @@ async def call(authorize: Authorize, request: Request) -> object:
     """Return the result of `authorize` for a request.
 
     Raises:
-        ProblemError: `authorize` raised an HTTPException, whose status, detail and headers the
-            response has.
+        ProblemError: `authorize` raised an HTTPException with the status of an error. The response
+            has its status, detail and headers.
+        Exception: `authorize` failed.
     """
     try:
         allowed: object = authorize(request)
         return await allowed if isawaitable(allowed) else allowed
     except HTTPException as error:
+        if error.status_code < 400:  # an error of the function
+            raise
         # Not propagated: an application that is wrapped has no handler for it.
-        headers = {name.lower(): value for name, value in (error.headers or {}).items()}
-        if error.status_code == 401:
-            headers = {**_CHALLENGE, **headers}
-        raise ProblemError(error.status_code, str(error.detail), headers=headers) from None
+        raise _problem_of(error) from None
+
+
+def _problem_of(error: HTTPException) -> ProblemError:
+    """Return the problem with the status, the detail and the headers of `error`."""
+    detail: object = error.detail  # FastAPI allows any JSON
+    headers = dict(_CHALLENGE) if error.status_code == 401 else {}
+    for name, value in (error.headers or {}).items():
+        if name.isascii() and name.lower() not in _OF_CONTENT:
+            line = single_line(str(value), _MAX_HEADER_CHARS)
+            headers[name.lower()] = line.encode("latin-1", "replace").decode("latin-1")
+    text = detail if isinstance(detail, str) else responses.get(error.status_code, "Error")
+    return ProblemError(error.status_code, text, headers=headers)
 
 
 def person_of(allowed: object) -> Person | None:

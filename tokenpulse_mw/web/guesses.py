@@ -39,11 +39,11 @@ class GuessLimit:
     """Function `authorize` that limits the wrong tokens of each client.
 
     A request that is not admitted counts as a wrong token if it has a header that can hold
-    credentials, even if the function raises an error. Once a client has sent too many, its further
-    tokens are rejected with 429 and not checked. Credentials that were accepted from the same
-    client before are still checked, and count only if they are rejected: otherwise a client, or an
-    outage, could lock out operators behind the same address. Of accepted credentials, only a keyed
-    hash is stored.
+    credentials, even if the function raises an error or is cancelled. Once a client has sent too
+    many, its further tokens are rejected with 429 and not checked. Credentials that this process
+    has accepted from the same client are still checked, and count only if they are rejected:
+    otherwise a client, or an outage, could lock out operators behind the same address. Of accepted
+    credentials, only a keyed hash is stored.
 
     Args:
         authorize: The function that checks a request.

@@ -8,6 +8,8 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
+from .text import replace_surrogates
+
 Loc = tuple[str | int, ...]
 Error = tuple[Loc, str]
 
@@ -62,7 +64,7 @@ def problem_response(problem: ProblemError) -> Response:
         "type": "about:blank",
         "title": responses.get(problem.status, "Error"),
         "status": problem.status,
-        "detail": problem.detail,
+        "detail": replace_surrogates(problem.detail),
         **problem.more,
     }
     if problem.errors:
@@ -79,5 +81,4 @@ def _part(part: str | int) -> str | int:
 
 
 def _truncate(text: str, max_chars: int) -> str:
-    short = text if len(text) <= max_chars else f"{text[: max_chars - 3]}..."
-    return short.encode("utf-8", "replace").decode()  # replaces lone surrogates
+    return replace_surrogates(text if len(text) <= max_chars else f"{text[: max_chars - 3]}...")

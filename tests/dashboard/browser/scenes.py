@@ -66,7 +66,7 @@ def credential(name: str, failures: int = 0, *, rejected: int = 0, at: str | Non
 
 def model(name: str, requests: float) -> Json:
     """Return a model with its rates."""
-    tokens = {"input": requests * 230, "output": requests * 61}
+    tokens = {"input": requests * 115, "output": requests * 29}
     return {"name": name, "requests_per_minute": requests, "tokens_per_minute": tokens}
 
 
@@ -139,11 +139,11 @@ class Scene:
     def series(self, by: str, seconds: int) -> Json:
         """Return the series of the last `seconds`."""
         steps = seconds // 15
-        spans = {"errors": 0.004, "limited": 0.01}
-        sizes = [40 / (rank + 1) for rank in range(len(self.names))]
+        spans = {"errors": 0.004, "limited": 0.006}
+        sizes = [75 / (1 + rank * rank / 2) for rank in range(len(self.names))]
         series: dict[str, list[Any]] = {}
         for name in ("requests", "errors", "limited", "input_tokens", "output_tokens", "cost_usd"):
-            factor = {"input_tokens": 230.0, "output_tokens": 61.0, "cost_usd": 0.0021}.get(name, 1)
+            factor = {"input_tokens": 115.0, "output_tokens": 29.0, "cost_usd": 0.0002}.get(name, 1)
             series[name] = []
             for rank, size in enumerate(sizes):
                 values: list[float | None] = []

@@ -88,7 +88,8 @@ def tenant_usage_routes(
     Args:
         engine: The alert engine, in whose store the usage is.
         tenant_of: Function of the request, async or not, that returns the id of the tenant, as
-            given to `annotate`. None is rejected with 401, and an exception with 503.
+            given to `annotate`. None is rejected with 401, and an exception with 503, unless it is
+            an `HTTPException`.
         path: Path of the route.
 
     Raises:
