@@ -651,8 +651,8 @@ function write(key, value) {
 function createFields(values) {
   for (const key of Object.keys(values)) {
     const rule = schema[key] || {}, off = [rule.type].flat().includes("null"), flag = typeof values[key] === "boolean";
-    const range = [rule.exclusiveMinimum != null ? "above " + rule.exclusiveMinimum : rule.minimum != null ? "from " + rule.minimum : "", rule.maximum < 1e15 ? "to " + num(rule.maximum) : ""].join(" ");
-    const unit = Object.keys(UNITS).find((unit) => RegExp(`(${UNITS[unit]})$`).test(key));
+    const unit = Object.keys(UNITS).find((unit) => RegExp(`(${UNITS[unit]})$`).test(key)), { minimum: least, exclusiveMinimum: above, maximum: most } = rule;
+    const range = [above != null ? "above " + above : least != null ? "from " + least : "", most < 1e15 ? "to " + most.toLocaleString("en") : ""].join(" ");
     const note = [unit, range.trim(), "default" in rule && "default " + plain(rule.default), off && "empty: off"].filter(Boolean).join(", ");
     const error = h("small", { class: "critical" });
     const input = h("input", { type: flag ? "checkbox" : "number", step: "any", placeholder: off && "off", disabled: !can("thresholds"), "aria-describedby": "about-" + key });
