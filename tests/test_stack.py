@@ -1141,7 +1141,6 @@ def test_an_error_about_a_package_names_the_variable(
         (Settings(limit_on_error="deny"), {}, "limit_on_error"),
         (Settings(alert_webhook_secret="whsec_c2VjcmV0"), {}, "alert_webhook_secret"),
         (Settings(alert_leads=False), {}, "alert_leads"),
-        (Settings(alert_runbook_url="https://wiki.example/a"), {}, "alert_runbook_url"),
         (Settings(alert_alone_after=None), {}, "alert_alone_after"),
         (Settings(limit_response="openai"), {"respond": problem_details}, "limit_response"),
     ],

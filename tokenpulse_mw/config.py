@@ -28,7 +28,7 @@ from pydantic_settings import (
 )
 
 from .secret import Secret, hide, hide_arguments, hide_url
-from .validation import describe
+from .validation import LINK, describe
 
 logger = logging.getLogger("tokenpulse_mw")
 
@@ -83,7 +83,7 @@ _Token = Annotated[str | Secret[str] | None, _hidden(hide)]
 _Url = Annotated[str | Secret[str] | None, _hidden(hide_url)]
 _Link = Annotated[
     str | None,
-    Field(pattern=r"^https?://[^\s/?#@\x00-\x1f\x7f]+([/?][^\s#\x00-\x1f\x7f]*)?$"),
+    Field(pattern=LINK),
     _Expected("a URL that begins with https:// or http://, without a user and a fragment"),
 ]
 
@@ -145,8 +145,8 @@ class Settings(BaseSettings):
         alert_webhook_secret: Secret that signs these notifications, such as "whsec_...".
         alert_alertmanager_url: Base URL of the Alertmanager that is notified; those of a cluster
             are separated by commas.
-        alert_runbook_url: URL of your runbook; the live page links each alert to its section, whose
-            anchor is the type, such as `#provider_down`.
+        alert_runbook_url: URL of your runbook; each alert links to its section, whose anchor is
+            the type of the alert, such as `#provider_down`.
         usage_webhook_url: URL that receives the usage of each hour by tenant and model, in the
             format of Standard Webhooks.
         usage_webhook_secret: Secret that signs it, such as "whsec_...".

@@ -9,6 +9,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+# A URL without a user, which people would see, and without a fragment.
+LINK = r"^https?://[^\s/?#@\x00-\x1f\x7f]+([/?][^\s#\x00-\x1f\x7f]*)?$"
+
 
 def check_seconds(
     name: str, seconds: Any, *, zero: bool = False, maximum: float | None = None

@@ -39,7 +39,7 @@ from ..support.apps import answering
 from ..support.clock import FakeClock
 from ..support.waiting import PATIENCE
 from .exchanges import exchange
-from .findings import finding
+from .findings import FixedRule, finding
 
 
 class Scripted:
@@ -203,6 +203,23 @@ async def test_event_has_the_finding_and_the_wall_time(clock: FakeClock) -> None
         ("fired", finding(), 1.7e9, 1.7e9)
     ]
     assert sink.events == events
+
+
+@pytest.mark.anyio
+async def test_alert_links_to_the_section_of_its_type_in_the_runbook(clock: FakeClock) -> None:
+    """Unless its rule names another page."""
+    page = {"runbook_url": "https://wiki.example/other"}
+    rule = FixedRule(
+        finding(type="no disk\ud800", metadata={"free": 0}), finding(type="other", metadata=page)
+    )
+    engine = AlertEngine([rule], sinks=[], clock=clock, runbook_url="https://wiki.example/ai?v=2")
+
+    events = await engine.evaluate()
+
+    assert [event.finding.metadata for event in events] == [
+        {"free": 0, "runbook_url": "https://wiki.example/ai?v=2#no%20disk%3F"},
+        page,
+    ]
 
 
 @pytest.mark.anyio
@@ -857,6 +874,13 @@ URL = "sqlite+aiosqlite:///hunter2.db"
         ({"thresholds": {"error_rate": 1}}, r"Thresholds\(\*\*values\) of a dict", "a dict"),
         ({"thresholds": {}}, r"Thresholds\(\*\*values\) of a dict", "a dict"),
         ({"interval": "60"}, "interval must be a number above 0", "'60'"),
+        ({"runbook_url": "/book"}, "runbook_url must be a URL", "'/book'"),
+        (
+            {"runbook_url": "https://a/#b"},
+            "runbook_url must .* without a user and",
+            "'https://a/#b'",
+        ),
+        ({"runbook_url": 7}, "runbook_url must be a URL", "7"),
     ],
 )
 def test_invalid_argument_is_rejected(chosen: Any, expected: str, got: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+import re
 import time
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -17,7 +18,7 @@ import anyio
 
 from ..exchange import ErrorReporter, Exchange, Models, RequestsInProgress, UpstreamQuotas
 from ..lifespan import background_tasks
-from ..validation import check_functions, check_positive, describe
+from ..validation import LINK, check_functions, check_positive, describe
 from .delivery import DeliveryContext, Outbox, names_of
 from .evaluator import Evaluator, RuleSet
 from .fleet import STORE_SECONDS, Coordinator, Fleet, FleetMember
@@ -81,6 +82,8 @@ class AlertEngine:
             memory if None.
         fleet: Options of the fleet; `Fleet()` if None.
         models: Models by which usage is counted; `Models()` if None.
+        runbook_url: URL of your runbook, without a fragment. Alerts link to its sections, whose
+            anchors are their types, by `runbook_url` in their metadata, unless a rule sets it.
         usage_sink: Async callable of a `UsageEvent`, such as a `UsageWebhook`. It gets the
             usage of each hour by tenant and model at least once, 15 minutes after the hour.
         clock: Returns monotonic seconds.
@@ -110,6 +113,7 @@ class AlertEngine:
         store: AlertStore | None = None,
         fleet: Fleet | None = None,
         models: Models | None = None,
+        runbook_url: str | None = None,
         usage_sink: UsageSink | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -130,6 +134,7 @@ class AlertEngine:
             interval=interval,
             report=self._report,
             recovered=self._failures.recovered,
+            runbook_url=check_runbook_url(runbook_url),
         )
         named = names_of(check_sinks(sinks), interval=interval)
         silences = Silences()
@@ -645,3 +650,17 @@ def check_fleet(fleet: Fleet | None) -> Fleet:
     if not isinstance(fleet, Fleet):
         raise ValueError(f"fleet must be a Fleet, such as Fleet(lease=30), got {describe(fleet)}")
     return fleet
+
+
+def check_runbook_url(url: str | None) -> str | None:
+    """Return the URL of the runbook, or None.
+
+    Raises:
+        ValueError: `url` is not an HTTP URL, or has a user or a fragment.
+    """
+    if url is not None and not (isinstance(url, str) and re.fullmatch(LINK, url)):
+        raise ValueError(
+            "runbook_url must be a URL that begins with https:// or http://, without a user and a "
+            f"fragment, got {url!r}"
+        )
+    return url

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain, count
+from urllib.parse import quote
 
 import msgspec
 
 from .lifecycle import Finding
 from .rules import Rule, inhibited, outages, rule_name
-from .steps import STEP, Steps, batches
+from .steps import STEP, Steps, batches, mapped
 from .store.records import AlertRecord, WindowRecord
 from .thresholds import Thresholds
 from .timeouts import Recovered, Report, call_with_timeout, ignored
@@ -202,6 +204,8 @@ class RuleSet:
     Args:
         rules: The rules in order of evaluation.
         interval: Seconds between two evaluations, and the timeout of a rule's `refresh`.
+        runbook_url: URL of a page that has a section for each type of alerts, to which findings
+            without `runbook_url` in their metadata link; None for no links.
         report: Called with the name of each rule that fails, and the error.
         recovered: Called with the name of each refresh that succeeds.
 
@@ -217,6 +221,7 @@ class RuleSet:
         interval: float,
         report: Report,
         recovered: Recovered = ignored,
+        runbook_url: str | None = None,
     ) -> None:
         rules = tuple(rules)
         self.names = check_distinct(rule_name(rule) for rule in rules)
@@ -224,6 +229,7 @@ class RuleSet:
         self.interval = interval
         self._report = report
         self._recovered = recovered
+        self._runbook_url = runbook_url
         self._is_refreshed = False
 
     def __iter__(self) -> Iterator[tuple[str, Rule]]:
@@ -280,10 +286,18 @@ class RuleSet:
         findings_by_rule: Findings = {}
         for name, rule in self._rules.items():
             try:
-                findings_by_rule[name] = yield from _collect(rule(traffic, thresholds, now))
+                findings = yield from _collect(rule(traffic, thresholds, now))
+                if self._runbook_url is not None:
+                    findings = yield from mapped(self._linked, findings)
+                findings_by_rule[name] = findings
             except Exception as error:  # noqa: BLE001 - a failing rule must not affect the others
                 report(f"rule {name}", error)
         return findings_by_rule
+
+    def _linked(self, finding: Finding) -> Finding:
+        """Return the finding with the section of its type in the runbook."""
+        url = f"{self._runbook_url}#{quote(finding.type, safe='', errors='replace')}"
+        return replace(finding, metadata={"runbook_url": url, **finding.metadata})
 
     def apply_inhibition(
         self,

@@ -10,6 +10,7 @@ when the value is clearly below the step of the current severity (hysteresis).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -20,6 +21,8 @@ Transition = Literal["fired", "escalated", "deescalated", "reminded", "resolved"
 
 
 RANKS: dict[Severity, int] = {"info": 0, "warning": 1, "critical": 2}
+
+_LINK = re.compile("https?://[!-~]{1,2000}")
 
 
 class Subject(NamedTuple):
@@ -84,6 +87,12 @@ class Finding:
         if not text.isascii():  # a lone surrogate would not come back unchanged from a store
             text = text.encode("utf-8", "replace").decode()
         object.__setattr__(self, "fingerprint", text)
+
+    @property
+    def runbook_url(self) -> str | None:
+        """The URL of a page about this alert in the metadata, if it has one."""
+        url = self.metadata.get("runbook_url")
+        return url if isinstance(url, str) and _LINK.fullmatch(url) else None
 
     @property
     def rank(self) -> int:

@@ -233,7 +233,6 @@ class Dashboard:
             members=list(engine.members),
             internal_errors=_sum(part.internal_errors for part in view.facts),
             series_overflow=_sum(part.overflow for part in view.facts),
-            runbook_url=sources.runbook_url,
         )
 
     async def get_series(self, query: Query) -> schemas.SeriesOf:

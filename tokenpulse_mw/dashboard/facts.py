@@ -129,7 +129,6 @@ class Sources:
         tenants: Returns the usage of all tenants today; None if it is not counted.
         facts: Returns the other values of this process, without its requests and the metrics.
         requests: Returns the oldest requests in progress, at most as many as the argument.
-        runbook_url: URL of the runbook; None if there is none.
     """
 
     series: Callable[[], Awaitable[Sequence[Series]]]
@@ -145,4 +144,3 @@ class Sources:
     tenants: Callable[[], Awaitable[list[schemas.Tenant]]] | None
     facts: Callable[[], Facts]
     requests: Callable[[int], list[schemas.Request]]
-    runbook_url: str | None = None

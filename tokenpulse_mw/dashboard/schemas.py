@@ -174,7 +174,7 @@ class Member(Struct):
 
 
 class State(Struct, kw_only=True):
-    """The gateway now; `runbook_url` is that of the runbook, whose anchors are types of alerts."""
+    """The gateway now."""
 
     instance: Instance
     at: Time
@@ -194,7 +194,6 @@ class State(Struct, kw_only=True):
     members: list[Member]
     internal_errors: int | None
     series_overflow: int | None
-    runbook_url: str | None = None
 
 
 class Mark(Struct):

@@ -25,7 +25,6 @@ from ..health import HealthRouter
 from ..logs import log_level
 from ..metrics import HttpMetrics
 from ..web.auth import Authorize
-from .origins import warn_unused
 
 _MAX_STALLED = 100  # that are counted
 _MAX_TENANTS = 50_000
@@ -80,7 +79,6 @@ class LivePage:
                 tenants=self._tenants if settings.alerts else None,
                 facts=self._facts,
                 requests=self._requests,
-                runbook_url=settings.alert_runbook_url,
             ),
             store=engine.store if self._shares_store else None,
             wall=lambda: engine.now,
@@ -91,7 +89,6 @@ class LivePage:
     def endpoints(self, authorize: Authorize | None) -> tuple[list[BaseRoute], list[BaseRoute]]:
         """Return the routes of the files, and those of the data; none without authorization."""
         if authorize is None:
-            warn_unused(self._settings, ["alert_runbook_url"], "no admin token is set")
             return [], []
         self._is_served = True
         return (

@@ -70,6 +70,7 @@ logger = logging.getLogger("tokenpulse_mw")
 _OF_ENGINE = (
     "alert_interval",
     "alert_cooldown",
+    "alert_runbook_url",
     "alert_store",
     "alert_leads",
     "alert_alone_after",
@@ -239,6 +240,7 @@ def engine(
         store=store,
         fleet=fleet,
         models=models,
+        runbook_url=settings.alert_runbook_url,
         usage_sink=_usage_sink(settings),
     )
 

@@ -267,6 +267,17 @@ def test_changed_name_is_not_another_alert(kind: str) -> None:
     assert "Acme" not in str(alerts[0]["labels"])
 
 
+def test_runbook_is_an_annotation() -> None:
+    """Its name is that which Prometheus rules use."""
+    url = "https://wiki.example/ai#error_spike"
+
+    (linked,) = alerts_of(event(metadata={"runbook_url": url}), OPTIONS, AT)
+    (other,) = alerts_of(event(), OPTIONS, AT)
+
+    assert linked["annotations"]["runbook_url"] == url
+    assert "runbook_url" not in other["annotations"]
+
+
 def test_resolved_alert_ends_at_the_time_of_its_event() -> None:
     """The end of a resolved alert does not depend on the time of delivery."""
     (alert,) = alerts_of(event("resolved", fired_at=AT - 60), OPTIONS, AT + 1000)

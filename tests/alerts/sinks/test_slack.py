@@ -70,6 +70,28 @@ def test_subject_has_its_name_unless_it_is_the_id(subject: Subject, text: str) -
     assert body["attachments"][0]["fields"][1]["value"] == text
 
 
+@pytest.mark.parametrize(
+    ("url", "is_shown"),
+    [
+        ("https://wiki.example/ai#error_spike", True),
+        ("javascript:alert(1)", False),
+        ("https://wiki.example/ai page", False),
+        ("https://wiki.example/\u202e", False),
+        (7, False),
+    ],
+)
+def test_message_links_to_the_runbook(url: Any, is_shown: bool) -> None:
+    """If the metadata has the URL of a page, and while the alert fires."""
+    metadata = {"runbook_url": url}
+    shown = {"title": "Runbook", "title_link": url}
+
+    [firing] = message(event(metadata=metadata))["attachments"]
+    [resolved] = message(event("resolved", metadata=metadata))["attachments"]
+
+    assert (firing | shown == firing) is is_shown
+    assert "title_link" not in resolved
+
+
 def test_resolved_alert_is_green_without_its_message() -> None:
     """A resolved alert has no message, because its problem is over."""
     assert parts("resolved", "critical") == (

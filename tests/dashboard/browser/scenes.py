@@ -129,7 +129,6 @@ class Scene:
             "members": [],
             "internal_errors": 0,
             "series_overflow": 0,
-            "runbook_url": None,
         }
 
     def ago(self, seconds: float) -> str:

@@ -263,6 +263,8 @@ def _annotations(finding: Finding) -> dict[str, str]:
     }
     if finding.subject.name:
         annotations["subject_name"] = finding.subject.name
+    if finding.runbook_url:
+        annotations["runbook_url"] = finding.runbook_url
     return {name: single_line(text, _MAX_ANNOTATION_CHARS) for name, text in annotations.items()}
 
 

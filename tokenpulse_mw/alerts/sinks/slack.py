@@ -68,6 +68,8 @@ def message(event: AlertEvent) -> dict[str, Any]:
         "ts": int(event.at),
         "mrkdwn_in": [],
     }
+    if finding.runbook_url and not resolved:
+        attachment |= {"title": "Runbook", "title_link": finding.runbook_url}
     return {"text": text, "mrkdwn": False, "attachments": [attachment]}
 
 

@@ -492,10 +492,10 @@ function silence(values) {
     }));
 }
 async function details(alert) {
-  const link = alert.metadata.runbook_url || (state.runbook_url && `${state.runbook_url}#${encode(alert.type)}`), steps = h("ol");
+  const { runbook_url: link, ...metadata } = alert.metadata, steps = h("ol");
   ask([badge(alert.severity), " ", name(alert.title, 200)], [h("p", name(alert.message, 2000)), /^https?:/.test(link) && h("p", h("a", { href: link, rel: "noreferrer" }, "Runbook")),
     h("dl", list([["type", alert.type], ["subject", [alert.subject.kind, alert.subject.id, alert.subject.name].join(" ")], ["state", status(alert)], ["note", alert.ack?.note || NONE],
-      ...Object.entries(alert.metadata).map(([key, value]) => [key, value && typeof value === "object" ? JSON.stringify(value) : String(value)])])), h("h3", "Transitions"), steps]);
+      ...Object.entries(metadata).map(([key, value]) => [key, value && typeof value === "object" ? JSON.stringify(value) : String(value)])])), h("h3", "Transitions"), steps]);
   try {
     const { data } = await send("GET", "alerts/" + alert.id);
     draw(steps, data.transitions.map((t) => h("li", `${t.transition} `, when(t.at), `, ${t.severity}, value ${num(t.value)}`)));
