@@ -8,7 +8,7 @@ import pytest
 from starlette.types import Scope
 
 from tokenpulse_mw import Decision, InFlight, Limiter, Policy, SharedLimiter, keys, requests_to
-from tokenpulse_mw.ratelimit.policy import Charge, check_policies
+from tokenpulse_mw.ratelimit.policy import Charge, ChargeResult, check_policies
 from tokenpulse_mw.ratelimit.policy_set import PolicySet
 
 from ..support.asgi import http_scope
@@ -172,6 +172,17 @@ def test_charge_can_be_peeked_applied_and_refunded(limiter: Limiter | InFlight) 
     assert (charge.apply().policy, charge.peek().remaining) == ("five", 3)
     charge.refund(since=charge.policy.now())
     assert charge.peek().remaining == 5
+
+
+@pytest.mark.parametrize(("reset_after", "at"), [(2.5, 1002.0), (2.0, 1000.0), (0.5, 1000.0)])
+def test_time_of_a_shared_charge_is_never_in_a_later_window(reset_after: float, at: float) -> None:
+    """It is that of the response, unless the window may have ended since the request."""
+    limiter = SharedLimiter("5/minute", storage=STORAGE, clock=FakeClock(1002.0))
+    charge = charge_for(Policy(limiter), http_scope())
+    assert charge is not None
+    decision = Decision(True, 5, 4, reset_after, 0.0)
+
+    assert ChargeResult.of_shared(charge, decision, asked=1000.0) == (charge, decision, at)
 
 
 @pytest.mark.parametrize("key", ["", 0, ()])

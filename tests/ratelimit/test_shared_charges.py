@@ -148,7 +148,7 @@ async def test_error_in_the_joint_decision_fails_no_request(
     redis: Server, metrics: HttpMetrics
 ) -> None:
     """An error after the round trip, here of a clock, counts for all policies of the storage."""
-    readings = iter([0.0])
+    readings = iter([0.0, 0.0])
     limiters = [on(redis, "1/hour"), on(redis, "2/hour", clock=lambda: next(readings))]
     policies = [policy(f"p{n}", limiter) for n, limiter in enumerate(limiters)]
     limited = RateLimitMiddleware(answering(), policies=policies)

@@ -554,6 +554,17 @@ class ChargeResult(NamedTuple):
     decision: Decision
     at: float
 
+    @classmethod
+    def of_shared(cls, charge: Charge, decision: Decision, *, asked: float) -> ChargeResult:
+        """Return the result of a charge that a storage has decided.
+
+        Its time is that of the response, or of the request at `asked` if the window may have
+        ended in between: then a refund must not reach the next one.
+        """
+        now = charge.policy.now()
+        at = asked if now - asked >= decision.reset_after else now
+        return cls(charge, decision, at)
+
     def rolled_back(self) -> ChargeResult:
         """Refund the charge, unless that has to be awaited, and return the result without it."""
         charge, decision, at = self

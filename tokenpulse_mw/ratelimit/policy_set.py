@@ -289,12 +289,13 @@ class PolicySet:
         self, scope: Scope, charges: list[Charge], results: list[ChargeResult]
     ) -> None:
         for charge in charges:
+            asked = charge.policy.now()
             try:
                 decision = await charge.apply_shared()
             except Exception as error:  # noqa: BLE001 - a failing policy must not fail the request
                 self._failed(scope, charge.policy, error)
                 continue
-            results.append(ChargeResult(charge, decision, charge.policy.now()))
+            results.append(ChargeResult.of_shared(charge, decision, asked=asked))
             if not decision.allowed and charge.policy.name in self._enforced:
                 return
 

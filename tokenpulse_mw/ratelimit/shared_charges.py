@@ -63,13 +63,11 @@ async def apply_together(charges: Sequence[PreparedCharge]) -> list[ChargeResult
     for charge, hit in charges:
         refusal = hit.refusal() if hit.enforced else None
         if refusal is not None:
-            return [_result(charge, refusal)]
+            return [_result(charge, hit, refusal)]
     decisions = await hit_together([hit for _, hit in charges])
     if decisions is None:
         return None
-    results = [
-        _result(item[0], decision) for item, decision in zip(charges, decisions, strict=False)
-    ]
+    results = [_result(*item, decision) for item, decision in zip(charges, decisions, strict=False)]
     counted = all(
         decision.allowed or decision.degraded or not hit.enforced
         for (_, hit), decision in zip(charges, decisions, strict=False)
@@ -77,8 +75,8 @@ async def apply_together(charges: Sequence[PreparedCharge]) -> list[ChargeResult
     return results if counted else [_not_applied(result) for result in results]
 
 
-def _result(charge: Charge, decision: Decision) -> ChargeResult:
-    return ChargeResult(charge, charge.policy.named(decision), charge.policy.now())
+def _result(charge: Charge, hit: SharedHit, decision: Decision) -> ChargeResult:
+    return ChargeResult.of_shared(charge, charge.policy.named(decision), asked=hit.at)
 
 
 def _not_applied(result: ChargeResult) -> ChargeResult:

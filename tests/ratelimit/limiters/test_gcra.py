@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import copy
 from fractions import Fraction
 
 import pytest
@@ -21,23 +22,45 @@ def limiter(clock: FakeClock) -> Limiter:
 
 
 class Bucket:
-    """Reference bucket with exact numbers that drains `limit` per `window`."""
+    """Reference bucket with exact numbers; what is used drains at `limit` per `window`."""
 
     def __init__(self, limit: int, window: int, now: float) -> None:
         self.limit = limit
+        self.window = window
         self.rate = Fraction(limit, window)
         self.level = Fraction(0)
         self.at = Fraction(now)
 
     def hit(self, now: float, cost: int) -> tuple[bool, int, float]:
         """Return if `cost` is allowed, what remains, and the wait until it is allowed."""
+        self.drain(now)
+        excess = self.level + cost - self.limit
+        wait = excess / self.rate if cost <= self.limit else math.inf
+        allowed = excess <= 0 or not cost
+        if allowed and cost:
+            self.use(cost)
+        remaining = max(math.floor(self.limit - self.level), 0)
+        return allowed, remaining, 0.0 if allowed else float(wait)
+
+    def charge(self, now: float, amount: int, since: float) -> None:
+        """Use `amount`, up to ten times the limit, or refund what has not drained `since`."""
+        self.drain(now)
+        if amount > 0:
+            self.use(amount)
+            self.level = min(self.level, Fraction(10 * self.limit))
+        else:
+            drained = (Fraction(now) - Fraction(since)) * self.rate
+            self.level = max(self.level + min(amount + drained, Fraction(0)), Fraction(0))
+
+    def use(self, amount: int) -> None:
+        """Add `amount`, from which on all of the level drains at the present limit."""
+        self.level += amount
+        self.rate = Fraction(self.limit, self.window)
+
+    def drain(self, now: float) -> None:
+        """Let the level drain until `now`."""
         self.level = max(self.level - (Fraction(now) - self.at) * self.rate, Fraction(0))
         self.at = Fraction(now)
-        excess = self.level + cost - self.limit
-        if excess <= 0:
-            self.level += cost
-        wait = excess / self.rate if cost <= self.limit else math.inf
-        return excess <= 0, math.floor(self.limit - self.level), float(max(wait, 0))
 
 
 @given(
@@ -62,6 +85,54 @@ def test_decisions_equal_those_of_an_exact_bucket(
         assert (decision.allowed, decision.remaining) == (allowed, remaining)
         assert decision.retry_after == pytest.approx(wait, abs=2e-6)
         assert decision.reset_after == pytest.approx(float(bucket.level / bucket.rate))
+
+
+@given(
+    limit=st.integers(1, 1000),
+    start=st.integers(0, 10**8),
+    traffic=st.lists(
+        st.tuples(
+            st.sampled_from(["hit", "charge", "refund", "change"]),
+            st.integers(0, 500),
+            st.floats(0, 1.1),
+            st.integers(0, 1500),
+        )
+    ),
+)
+def test_waits_equal_those_of_an_exact_bucket_through_changes_and_refunds(
+    limit: int, start: int, traffic: list[tuple[str, int, float, int]]
+) -> None:
+    """Only usage sets the rate, and it never makes a bucket last longer than ten windows."""
+    clock = FakeClock(start / 16)
+    limiter = Limiter(f"{limit} per 64 seconds", strategy="gcra", clock=clock)
+    bucket = Bucket(limit, 64, clock())
+
+    for operation, pause, share, number in traffic:
+        clock.advance(pause / 16)
+        bucket.drain(clock())
+        before = limiter.peek("a", 0).reset_after
+        amount = math.ceil(share * bucket.limit)
+        if operation == "change":
+            bucket.limit = max(number, 1)
+            limiter.set_limit(f"{bucket.limit} per 64 seconds")
+        elif operation == "hit":
+            assert limiter.hit("a", amount).allowed == bucket.hit(clock(), amount)[0]
+        else:
+            amount = -amount if operation == "refund" else 12 * amount
+            since = clock() - number / 16
+            limiter.charge("a", amount, since=since)
+            bucket.charge(clock(), amount, since)
+
+        cost = math.ceil(share * bucket.limit)
+        allowed, remaining, wait = copy(bucket).hit(clock(), cost)
+        decision = limiter.peek("a", cost)
+        assert decision.allowed == allowed
+        assert decision.remaining - cost * allowed == remaining
+        assert decision.retry_after == pytest.approx(wait, abs=2e-6)
+        assert decision.reset_after == pytest.approx(float(bucket.level / bucket.rate), abs=1e-6)
+        assert decision.reset_after <= 640 + 1e-6
+        if operation in ("refund", "change"):
+            assert decision.reset_after <= before + 1e-6
 
 
 def test_full_bucket_allows_one_request_at_a_time(clock: FakeClock, limiter: Limiter) -> None:
@@ -185,7 +256,7 @@ def test_bucket_of_a_key_whose_plan_changes_ends_at_the_same_time(clock: FakeClo
 
 
 def test_refund_after_a_change_excludes_what_has_drained(clock: FakeClock) -> None:
-    """It drained at the rate before the change."""
+    """It drained at the rate before the change, and so does the rest."""
     limiter = Limiter("60/minute", strategy="gcra", clock=clock)
     hit_at = clock()
     limiter.hit("ada", 60)
@@ -194,4 +265,31 @@ def test_refund_after_a_change_excludes_what_has_drained(clock: FakeClock) -> No
     limiter.set_limit("6/minute")
     limiter.charge("ada", -50, since=hit_at)
 
-    assert limiter.peek("ada", 0).reset_after == pytest.approx(100)  # for the rest of 10
+    assert limiter.peek("ada", 0).reset_after == pytest.approx(10)  # for the rest of 10
+
+
+@pytest.mark.parametrize(("amount", "ends_in"), [(0, 59), (-20_000, 48)])
+def test_refund_after_a_lower_limit_prolongs_no_wait(
+    clock: FakeClock, amount: int, ends_in: float
+) -> None:
+    """A request that used less than it had reserved does not make its client wait longer."""
+    limiter = Limiter("100000/minute", strategy="gcra", clock=clock)
+    hit_at = clock()
+    limiter.hit("ada", 100_000)
+    limiter.set_limit("1000/minute")
+    clock.advance(1)
+
+    limiter.charge("ada", amount, since=hit_at)
+
+    assert limiter.peek("ada", 0).reset_after == pytest.approx(ends_in)
+
+
+def test_adopted_decision_after_a_lower_limit_prolongs_no_wait(clock: FakeClock) -> None:
+    """A bucket that is fuller than that of the decision keeps its rate."""
+    limiter = Limiter("100/minute", strategy="gcra", clock=clock)
+    limiter.hit("ada", 100)
+    limiter.set_limit("10/minute")
+
+    limiter.adopt("ada", Decision(False, 10, 0, 60.0, 6.0))
+
+    assert limiter.peek("ada", 0).reset_after == pytest.approx(60)

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
+from starlette.types import Receive, Scope, Send
 
-from tokenpulse_mw import Decision, Settings, TokenPulse
+from tokenpulse_mw import Decision, Policy, RateLimitMiddleware, Settings, TokenPulse
 from tokenpulse_mw.ratelimit.admin.limits import limit_state
 from tokenpulse_mw.ratelimit.shared import SharedLimiter
 from tokenpulse_mw.ratelimit.shared.shared_limiter import SharedHit, hit_together
 
+from ...support.apps import answering
+from ...support.asgi import drive, http_scope
 from ...support.clock import FakeClock
+from ...support.gates import client
 from ...support.servers import Server
 from ...support.waiting import PATIENCE
 from .conftest import direct_client, url
+from .test_refusals import at_once
 
 pytestmark = pytest.mark.anyio
 
 DAY = 86_400.0
 NEW_YEAR = datetime(2027, 1, 1, tzinfo=UTC).timestamp()
 REFUSED = "redis://127.0.0.1:1"
+
+Result = TypeVar("Result")
 
 
 def on(server: Server, limit: str, wall: FakeClock, **options: Any) -> SharedLimiter:
@@ -34,6 +42,13 @@ def on(server: Server, limit: str, wall: FakeClock, **options: Any) -> SharedLim
 async def allowed(limiter: SharedLimiter, hits: int = 9) -> int:
     """Return how many hits of a key are allowed."""
     return sum([(await limiter.hit("team")).allowed for _ in range(hits)])
+
+
+async def across_the_end(request: Awaitable[Result], wall: FakeClock) -> Result:
+    """Return the result of a request to the storage during which a window ends, a minute later."""
+    task = asyncio.ensure_future(request)
+    asyncio.get_running_loop().call_soon(wall.advance, 60)
+    return await task
 
 
 async def test_window_of_all_processes_ends_with_the_calendar(redis: Server) -> None:
@@ -68,6 +83,94 @@ async def test_processes_with_different_clocks_share_a_window(redis: Server) -> 
     assert await allowed(late) == 1
     wall.advance(10)
     assert await allowed(late) == 0
+
+
+async def test_wait_is_until_the_own_clock_leaves_the_window(redis: Server) -> None:
+    """A clock that is ahead has created the counter, so its lifetime states no wait."""
+    late, early = FakeClock(NEW_YEAR - 30), FakeClock(NEW_YEAR - 1)
+    limiter = on(redis, "3 per calendar day", late, clock=late)
+    await allowed(on(redis, "3 per calendar day", early))
+
+    rejected = await limiter.hit("team")
+
+    assert rejected == Decision(False, 3, 0, 30.0, 30.0)
+    assert at_once(limiter, "team") == rejected
+    assert (await limiter.peek("team")) == rejected
+
+
+async def test_hit_of_a_window_that_ends_meanwhile_leaves_nothing_in_the_next(
+    redis: Server,
+) -> None:
+    """The client need not wait, neither for the storage nor for the table of this process."""
+    wall = FakeClock(NEW_YEAR - 60)
+    limiter = on(redis, "3 per calendar month", wall)
+    await allowed(limiter, 3)
+
+    rejected = await across_the_end(limiter.hit("team"), wall)
+
+    assert rejected == Decision(False, 3, 0, 0.0, 0.0)
+    assert limiter.usage() == []
+    redis.kill()
+    assert await allowed(limiter) == 3
+
+
+@pytest.mark.parametrize("policies", [1, 2])
+async def test_refund_of_a_hit_before_a_window_is_not_taken_from_its_budget(
+    redis: Server, policies: int
+) -> None:
+    """The hit has counted in the window of its request, although its response came later."""
+    wall = FakeClock(NEW_YEAR - 60)
+    month, day = on(redis, "100 per calendar month", wall), on(redis, "100/day", wall)
+    limits = [Policy(month, key=client, tokens=60), Policy(day, name="day", key=client, tokens=60)]
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert (await month.hit("client", 80)).remaining == 20
+        await answering(b"", status=500)(scope, receive, send)  # which has used no tokens
+
+    limited = RateLimitMiddleware(app, policies=limits[:policies])
+    response = await across_the_end(drive(limited, http_scope(method="POST")), wall)
+
+    assert response.status == 500
+    assert (await month.peek("client")).remaining == 20
+    assert (await day.peek("client")).remaining == 100
+
+
+async def test_repeated_rejection_lasts_a_second_after_the_wall_clock_was_set_back(
+    redis: Server, clock: FakeClock
+) -> None:
+    """The calendar stands still meanwhile, so the age of a rejection is not by its clock."""
+    wall = FakeClock(NEW_YEAR + 60)
+    limiter, other = (on(redis, "3 per calendar day", wall, clock=clock) for _ in range(2))
+    await allowed(limiter)
+    await other.peek("team")
+    wall.now -= 1800
+    assert await allowed(limiter) == 0
+
+    await other.reset("team")
+    clock.advance(1)
+
+    assert await allowed(limiter, 1) == 1
+
+
+async def test_clock_of_a_shared_calendar_can_be_replaced(redis: Server, clock: FakeClock) -> None:
+    """The windows in the storage and those of this process follow it, until it is restored."""
+    wall = FakeClock(0.0)
+    limiter = on(redis, "3 per calendar day", FakeClock(NEW_YEAR - 60), clock=clock)
+    before = limiter.clock
+    await allowed(limiter)
+
+    limiter.clock = wall
+    assert (limiter.clock(), await allowed(limiter)) == (0.0, 3)
+    assert (await limiter.hit("team")).retry_after == DAY
+    wall.advance(DAY)
+    assert await allowed(limiter) == 3
+
+    limiter.clock = before
+    assert limiter.clock is before
+    assert (await limiter.hit("team")).retry_after == 60
+    redis.kill()
+    limiter.clock = wall
+    assert (await limiter.hit("other")).reset_after == DAY
 
 
 async def test_counter_outlives_its_window_and_then_ends(redis: Server) -> None:

@@ -161,15 +161,19 @@ class CalendarClock:
             return self._starts
         return now
 
-    def starts(self) -> float:
-        """Return the start of the present window, in seconds since the epoch."""
+    def window(self) -> tuple[float, float]:
+        """Return the start and the end of the present window, in seconds since the epoch."""
         self()
-        return self._starts
+        return self._starts, self._ends
 
     def left(self) -> float:
         """Return the seconds until the present window ends."""
-        now = self()
-        return self._ends - now + self.behind()
+        return self.until(self.window()[1])
+
+    def until(self, ends: float) -> float:
+        """Return the seconds until a window that was present ends; 0 if it has ended."""
+        left = ends - self()
+        return left + self.behind() if left > 0 else 0.0
 
     def behind(self) -> float:
         """Return the seconds until the wall clock arrives at the present window."""

@@ -14,7 +14,8 @@ _MAX_DEBT_WINDOWS = 10  # any debt drains within these: a wrong number must not 
 class Bucket:
     """Level of a key's bucket at a time, and the time when it is empty.
 
-    It drains evenly until then, even if the limit is changed meanwhile.
+    It drains evenly until then, at the rate of the limit when the key last used something. A change
+    of the limit and a refund keep this rate.
     """
 
     __slots__ = ("at", "ends", "level")
@@ -39,7 +40,7 @@ class Gcra:
         self._rate = limit / window
 
     def change(self, limit: int, window: int) -> None:
-        """Set the rate; what a bucket has drains as before, until the next hit."""
+        """Set the rate; a bucket drains at its rate before, until its key uses something."""
         self.limit, self.window, self._rate = limit, window, limit / window
 
     def new_state(self, now: float) -> Bucket:
@@ -51,7 +52,7 @@ class Gcra:
         decision = self.check(state, now, cost)
         if not decision.allowed or not cost:
             return decision
-        self._fill(state, now, self._level(state, now) + cost)
+        self._fill(state, now, self._level(state, now) + cost, self._rate)
         return self.check(state, now, 0)
 
     def has_room(self, state: Bucket, now: float, cost: int) -> bool:
@@ -69,17 +70,19 @@ class Gcra:
 
     def charge(self, state: Bucket, now: float, amount: int, since: float) -> None:
         """Count `amount`, up to ten windows of debt; a refund excludes the drained amount."""
+        level, rate = self._level(state, now), self._rate_of(state)
         if amount < 0:
-            drained = (now - since) * self._rate_of(state)
-            self._fill(state, now, max(self._level(state, now) + min(amount + drained, 0.0), 0.0))
-        else:
-            level = self._level(state, now) + amount
-            self._fill(state, now, min(level, _MAX_DEBT_WINDOWS * self.limit))
+            refund = min(amount + (now - since) * rate, 0.0)
+            self._fill(state, now, max(level + refund, 0.0), rate)
+        elif amount:
+            level = min(level + amount, _MAX_DEBT_WINDOWS * self.limit)
+            self._fill(state, now, level, self._rate)
 
     def adopt(self, state: Bucket, now: float, decision: Decision) -> None:
         """Fill the bucket at least to the level of `decision`."""
         used = decision.limit - decision.remaining
-        self._fill(state, now, max(self._level(state, now), used))
+        if used > self._level(state, now):
+            self._fill(state, now, used, self._rate)
 
     def save(self, sketch: WindowSketch, key: Hashable, state: Bucket, now: float) -> None:
         """Store the time when the bucket is empty, from which its level follows."""
@@ -102,8 +105,8 @@ class Gcra:
         seconds = state.ends - state.at
         return (state.level / seconds if seconds > 0 else 0.0) or self._rate
 
-    def _fill(self, state: Bucket, now: float, level: float) -> None:
-        state.at, state.level, state.ends = now, level, now + level / self._rate
+    def _fill(self, state: Bucket, now: float, level: float, rate: float) -> None:
+        state.at, state.level, state.ends = now, level, now + level / rate
 
     def _wait(self, level: float, cost: int, rate: float) -> float:
         """Return the seconds until a bucket that drains at `rate` has room for `cost`."""

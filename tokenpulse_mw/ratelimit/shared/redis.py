@@ -167,17 +167,19 @@ class Operation(NamedTuple):
     Attributes:
         names: Names of the counters.
         arguments: Kind, window in milliseconds, limit, amount and option.
+        ends: End of the window of the calendar whose counter is named.
     """
 
     names: tuple[str, ...]
     arguments: tuple[str, int, int, int, int]
+    ends: float = 0.0
 
 
 def has_counted(operations: Sequence[Operation], replies: Sequence[Reply] | None) -> bool:
     """Return True if a transaction with these replies has added to a counter."""
     results = [
         (kind != "reset" and option, reply[0] == 1)
-        for (_, (kind, *_, option)), reply in zip(operations, replies or (), strict=False)
+        for (_, (kind, *_, option), _), reply in zip(operations, replies or (), strict=False)
     ]
     return (COUNT_ALL_OR_NONE, False) not in results and any(map(all, results))
 
@@ -260,7 +262,7 @@ class TransactionsOnRedis(_Redis):
         for operations in transactions:
             if len(operations) > 1:
                 arguments.append(len(operations))
-            for names, values in operations:
+            for names, values, _ in operations:
                 keys += map(self._prefixed, names)
                 arguments += values
         replies = iter(await self._evaluate(_TRANSACTIONS, keys, arguments))
@@ -290,8 +292,9 @@ class FixedOnRedis:
         """Return the operation that deletes the counters of `key`."""
         return Operation(2 * _fixed(key), _RESET)
 
-    def decision(self, reply: Reply, cost: int, limit: int) -> Decision:
+    def decision(self, hit: Operation, reply: Reply) -> Decision:
         """Return the decision in the reply to a `hit`."""
+        _, _, limit, cost, _ = hit.arguments
         allowed, used, left = reply
         return fixed_decision(allowed == 1, limit, used, cost, left / 1000 or self._window)
 
@@ -301,7 +304,8 @@ class CalendarOnRedis(FixedOnRedis):
 
     The name of a counter has the start of its window, and the counter lives an hour longer. So
     processes whose clocks differ by less than an hour count a window together until each has left
-    it.
+    it. A wait is until this process leaves the window; the lifetime of the counter is by the clock
+    of the process that has created it.
     """
 
     def __init__(self, clock: CalendarClock) -> None:
@@ -309,29 +313,30 @@ class CalendarOnRedis(FixedOnRedis):
 
     def hit(self, key: str, cost: int, limit: int, option: int = COUNT) -> Operation:
         """Return the operation that counts `cost` if it is within the limit."""
-        names, lifetime = self._counter(key)
-        return Operation(names, ("fixed", lifetime, limit, cost, option))
+        names, lifetime, ends = self._counter(key)
+        return Operation(names, ("fixed", lifetime, limit, cost, option), ends)
 
     def charge(self, key: str, amount: int, age: float) -> Operation:  # noqa: ARG002
         """Return the operation that counts `amount` in the present window."""
-        names, lifetime = self._counter(key)
+        names, lifetime, _ = self._counter(key)
         return Operation(names, ("charge", lifetime, -_CALENDAR_SLACK, amount, COUNT))
 
     def reset(self, key: str) -> Operation:
         """Return the operation that deletes the present counter of `key`."""
-        names, _ = self._counter(key)
+        names, _, _ = self._counter(key)
         return Operation(2 * names, _RESET)
 
-    def decision(self, reply: Reply, cost: int, limit: int) -> Decision:
-        """Return the decision in the reply to a `hit`."""
-        allowed, used, lifetime = reply
-        left = max(lifetime - _CALENDAR_SLACK, 0) / 1000 if lifetime else self._clock.left()
-        return fixed_decision(allowed == 1, limit, used, cost, left)
+    def decision(self, hit: Operation, reply: Reply) -> Decision:
+        """Return the decision in the reply to a `hit`; without a wait if its window has ended."""
+        _, _, limit, cost, _ = hit.arguments
+        allowed, used, _ = reply
+        return fixed_decision(allowed == 1, limit, used, cost, self._clock.until(hit.ends))
 
-    def _counter(self, key: str) -> tuple[tuple[str, ...], int]:
-        """Return the name of the present counter, and its lifetime in milliseconds."""
-        names = (f"{{{key}}}/calendar/{self._clock.starts():.0f}",)
-        return names, math.ceil(self._clock.left() * 1000) + _CALENDAR_SLACK
+    def _counter(self, key: str) -> tuple[tuple[str, ...], int, float]:
+        """Return the name, the lifetime in milliseconds, and the end of the present window."""
+        starts, ends = self._clock.window()
+        lifetime = math.ceil(self._clock.until(ends) * 1000) + _CALENDAR_SLACK
+        return (f"{{{key}}}/calendar/{starts:.0f}",), lifetime, ends
 
 
 class SlidingOnRedis:
@@ -349,8 +354,9 @@ class SlidingOnRedis:
         """Return the operation that deletes the counters of `key`."""
         return Operation(_sliding(key), _RESET)
 
-    def decision(self, reply: Reply, cost: int, limit: int) -> Decision:
+    def decision(self, hit: Operation, reply: Reply) -> Decision:
         """Return the decision in the reply to a `hit`."""
+        _, _, limit, cost, _ = hit.arguments
         allowed, previous, fades, current, ends = reply
         windows = (previous, fades / 1000, current, ends / 1000)
         return sliding_decision(allowed == 1, limit, self._window, windows, cost)

@@ -75,7 +75,7 @@ class SharedLimiter(StoredLimiter):
         max_keys: Size of the table of the in-memory `Limiter`, and of that of the keys which the
             storage has rejected in the last second.
         timeout: Seconds that a decision may wait for the storage.
-        clock: Monotonic seconds; of calendar windows, only for outages.
+        clock: Monotonic seconds; of a calendar limit, only for outages and repeated rejections.
         timezone: Time zone of calendar windows; UTC when None.
         wall_clock: Seconds since the epoch, for calendar windows.
 
@@ -131,6 +131,7 @@ class SharedLimiter(StoredLimiter):
         self.strategy = strategy
         self.supports_refund = strategy == "fixed-window"
         self._on_error = on_error
+        self._clock = clock
         self._local = Limiter(
             limit,
             max_keys=max_keys,
@@ -160,6 +161,7 @@ class SharedLimiter(StoredLimiter):
             clock=clock,
         )
         self._refusals = Refusals(max_keys, for_larger_costs=self.supports_refund)
+        self._refusals_end = math.inf  # of the calendar window of the rejections
         self._on_redis: WindowsOnRedis | None = None
         self._windows: Windows
         if is_memcached(storage):
@@ -184,12 +186,12 @@ class SharedLimiter(StoredLimiter):
         """
         if type(cost) is not int or cost < 0:  # inline, since it is called on every request
             check_integer("cost", cost, minimum=0)
-        asked = self._local.clock()
+        asked = self._clock()
         refusal = self._refusal(key, cost, asked)
         if refusal is not None:
             return refusal
-        name, changes, limit = self._name(key), self._refusals.changes, self.limit
-        decision = await self._windows.hit(name, cost, limit)
+        changes = self._refusals.changes
+        decision = await self._windows.hit(self._name(key), cost, self.limit)
         if decision is None:
             return self._decide_locally(self._local.hit, key, cost)
         self._record(key, cost, decision, asked=asked, changes=changes)
@@ -236,7 +238,8 @@ class SharedLimiter(StoredLimiter):
         Args:
             key: Key to charge.
             amount: Difference between the real cost and the cost of the hit.
-            since: Seconds of `clock`, read after the hit; now when None.
+            since: Seconds of `clock`; now when None. Read it after the hit, but before the hit of
+                a calendar limit, which counts in the window of that time.
             degraded: True if the hit was decided without the storage (`Decision.degraded`): then
                 the storage is not charged either.
 
@@ -253,7 +256,7 @@ class SharedLimiter(StoredLimiter):
         name = self._name(key)
         now, calendar = self.clock(), self._calendar_clock
         age = 0.0 if since is None else now - since
-        if amount < 0 and calendar is not None and now - age < calendar.starts():
+        if amount < 0 and calendar is not None and now - age < calendar.window()[0]:
             return  # the window of the hit has ended
 
         self._refusals.remove(key)
@@ -330,11 +333,21 @@ class SharedLimiter(StoredLimiter):
 
     @property
     def clock(self) -> Callable[[], float]:
-        """Monotonic seconds; of calendar windows, seconds since the epoch."""
+        """Clock of the windows: monotonic seconds; of a calendar limit, seconds since the epoch.
+
+        Setting it replaces the argument `clock`, or `wall_clock` of a calendar limit.
+        """
         return self._local.clock
 
     @clock.setter
     def clock(self, clock: Callable[[], float]) -> None:
+        if self._calendar_clock is None:
+            self._clock = clock
+        else:
+            if not isinstance(clock, CalendarClock):
+                clock = CalendarClock(self._calendar_clock.calendar, clock)
+            self._calendar_clock = clock
+            cast(WindowsOnRedis, self._on_redis).operations = CalendarOnRedis(clock)
         self._local.clock = clock
         self._refusals.clear()
 
@@ -346,18 +359,27 @@ class SharedLimiter(StoredLimiter):
         self, key: Hashable, cost: int, decision: Decision, *, asked: float, changes: int
     ) -> None:
         """Record a decision of the storage on a hit, for those without the storage and `usage`."""
-        now = self._local.clock()
         if self._on_redis is not None and (self._refusals or not decision.allowed):
-            self._refusals.record(key, cost, decision, asked=asked, now=now, changes=changes)
-        used = decision.limit - decision.remaining
-        self._top_usage.record(key, used, now, now + decision.reset_after)
-        if decision.remaining <= self._max_remaining_to_adopt and self._on_error == "local":
+            self._refusals.record(
+                key, cost, decision, asked=asked, now=self._clock(), changes=changes
+            )
+        used, now, left = decision.limit - decision.remaining, self.clock(), decision.reset_after
+        self._top_usage.record(key, used, now, now + left)
+        if (
+            decision.remaining <= self._max_remaining_to_adopt
+            and self._on_error == "local"
+            and left > 0  # else the window has ended meanwhile
+        ):
             self._local.adopt(key, decision)
 
     def _refusal(self, key: Hashable, cost: int, now: float) -> Decision | None:
         """Return a rejection that needs no storage: of a block, or one of the last second."""
         if self._blocked_until is not None and (blocked := self._blocked(cost)) is not None:
             return blocked
+        calendar = self._calendar_clock
+        if calendar is not None and (ends := calendar.window()[1]) != self._refusals_end:
+            self._refusals_end = ends
+            self._refusals.clear()
         return self._refusals.find(key, cost, now)
 
     def _name(self, key: Hashable) -> str:
@@ -385,6 +407,9 @@ class SharedHit:
         cost: Cost of the hit.
         enforced: True if no other hit is to be counted when this one is rejected.
 
+    Attributes:
+        at: Time of the limiter's clock at which the counter was named.
+
     Raises:
         ValueError: `key` cannot be shared.
     """
@@ -394,10 +419,10 @@ class SharedHit:
         "_changes",
         "_cost",
         "_key",
-        "_limit",
         "_limiter",
         "_on_redis",
         "_operation",
+        "at",
         "enforced",
     )
 
@@ -407,12 +432,12 @@ class SharedHit:
         self._on_redis = limiter._on_redis
         self._key = key
         self._cost = cost
-        self._limit = limiter.limit
-        self._asked = limiter.clock()
+        self._asked = limiter._clock()
         self._changes = limiter._refusals.changes
         option = COUNT_ALL_OR_NONE if enforced else COUNT
+        self.at = limiter.clock()
         self._operation = self._on_redis.operations.hit(
-            limiter._name(key), cost, self._limit, option
+            limiter._name(key), cost, limiter.limit, option
         )
         self.enforced = enforced
 
@@ -429,7 +454,7 @@ class SharedHit:
         limiter, key, cost = self._limiter, self._key, self._cost
         if reply is None:
             return limiter._decide_locally(limiter._local.hit, key, cost)
-        decision = self._on_redis.operations.decision(reply, cost, self._limit)
+        decision = self._on_redis.operations.decision(self._operation, reply)
         limiter._record(key, cost, decision, asked=self._asked, changes=self._changes)
         return decision
 

@@ -8,7 +8,7 @@ from ..limiters import Decision
 from .batches import Batches
 from .client import StorageClient
 from .memcached import FixedOnMemcached, SlidingOnMemcached
-from .redis import PEEK, FixedOnRedis, SlidingOnRedis
+from .redis import PEEK, FixedOnRedis, Operation, SlidingOnRedis
 
 
 class Windows(Protocol):
@@ -76,13 +76,11 @@ class WindowsOnRedis:
 
     async def hit(self, name: str, cost: int, limit: int) -> Decision | None:
         """Count `cost` if it is within the limit."""
-        replies = await self.batches.run(self.operations.hit(name, cost, limit))
-        return self.operations.decision(replies[0], cost, limit) if replies else None
+        return await self._decide(self.operations.hit(name, cost, limit))
 
     async def peek(self, name: str, cost: int, limit: int) -> Decision | None:
         """Return what `hit` would decide, without counting."""
-        replies = await self.batches.run(self.operations.hit(name, cost, limit, PEEK))
-        return self.operations.decision(replies[0], cost, limit) if replies else None
+        return await self._decide(self.operations.hit(name, cost, limit, PEEK))
 
     async def charge(self, name: str, amount: int, age: float) -> bool:
         """Count `amount`; a refund of a hit `age` seconds ago applies only in the same window."""
@@ -92,3 +90,7 @@ class WindowsOnRedis:
     async def reset(self, name: str) -> None:
         """Delete the counters of a key."""
         await self.batches.run(self.operations.reset(name))
+
+    async def _decide(self, hit: Operation) -> Decision | None:
+        replies = await self.batches.run(hit)
+        return self.operations.decision(hit, replies[0]) if replies else None
