@@ -340,6 +340,8 @@ async def test_replicas_with_one_store_answer_for_each_other(tmp_path: Path) -> 
                 for _ in range(number):
                     await client.post("/v1/chat/completions", json={})
             clock.advance(15)
+            for pulse in pulses * 2:  # in less than a lease
+                await pulse.engine.fleet()
             for pulse, sampler in zip(pulses, samplers, strict=True):
                 await sampler.sample()
                 await pulse._dashboard.dashboard._fleet.publish()  # type: ignore[union-attr]
