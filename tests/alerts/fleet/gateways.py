@@ -87,9 +87,14 @@ class Gateway:
     def settle(self) -> None:
         """Wait until all requests before this call are evaluated, and all events delivered."""
         slot = int(time.time() / HEARTBEAT)
-        ids = ", ".join(map(str, self._process_ids()))
-        sent = f"SELECT min(through) FROM tokenpulse_alert_members WHERE pid IN ({ids})"
-        wait_until(lambda: self.number(sent) >= slot, "the traffic was not sent")
+        processes = self._process_ids()
+        ids = ", ".join(map(str, processes))
+        # A process that has just started may not be a member yet.
+        sent = (
+            "SELECT count(*) FROM tokenpulse_alert_members "
+            f"WHERE pid IN ({ids}) AND through >= {slot}"
+        )
+        wait_until(lambda: self.number(sent) == len(processes), "the traffic was not sent")
         waiting = f"SELECT count(*) FROM tokenpulse_alert_batches WHERE slot <= {slot}"
         wait_until(lambda: self.number(waiting) == 0, "the traffic was not evaluated")
         undelivered = "SELECT count(*) FROM tokenpulse_alert_notifications"
